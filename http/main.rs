@@ -1,0 +1,4 @@
+//! The `incoming` command.
+#![forbid(unsafe_code)]
+
+fn main() {}
