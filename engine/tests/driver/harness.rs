@@ -49,6 +49,8 @@ pub(crate) struct Cores {
     reports: mpsc::Receiver<Report>,
     early: Vec<Report>,
     threads: Vec<JoinHandle<std::io::Result<()>>>,
+    /// As the kernel names them.
+    pub(crate) thread_ids: Vec<i32>,
     next: u32,
 }
 
@@ -60,6 +62,7 @@ impl Cores {
             (0..count).map(|_| driver::mailbox::<Mail>().unwrap()).unzip();
         let mut addresses = Vec::new();
         let mut threads = Vec::new();
+        let (thread_id, thread_ids) = mpsc::channel();
         for (index, mailbox) in receivers.into_iter().enumerate() {
             let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
             addresses.push(listener.local_addr().unwrap());
@@ -77,11 +80,17 @@ impl Cores {
                 helper: helper.clone(),
                 backend,
             };
+            let thread_id = thread_id.clone();
             threads.push(std::thread::spawn(move || {
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                thread_id.send((index, id)).unwrap();
                 driver::run(runtime, Puppet::new(CoreId(index as u16)), setup)
             }));
         }
-        Self { addresses, mailboxes, reports, early: Vec::new(), threads, next: 0 }
+        let mut thread_ids: Vec<_> = thread_ids.iter().take(count).collect();
+        thread_ids.sort_unstable();
+        let thread_ids = thread_ids.into_iter().map(|(_, id)| id).collect();
+        Self { addresses, mailboxes, reports, early: Vec::new(), threads, thread_ids, next: 0 }
     }
 
     pub(crate) fn tell(&self, core: usize, mail: Mail) {
@@ -189,6 +198,12 @@ impl Drop for Cores {
             self.end();
         }
     }
+}
+
+/// The error of a core that cannot run.
+pub(crate) fn first_error(variant: Variant) -> std::io::Error {
+    let mut cores = Cores::start(variant, 1);
+    cores.threads.pop().unwrap().join().unwrap().unwrap_err()
 }
 
 /// Reads exactly so many bytes.

@@ -2,6 +2,7 @@
 
 mod files;
 mod harness;
+mod refused;
 mod sockets;
 
 /// Makes each function a test of every variant.

@@ -20,6 +20,7 @@ crate::on_every_variant! {
     keeps_time
     serves_many_connections_at_once
     stops_with_an_accept_waiting
+    sleeps_when_nothing_happens
 }
 
 fn accepts_and_receives(variant: Variant) {
@@ -225,6 +226,36 @@ fn stops_with_an_accept_waiting(variant: Variant) {
     cores.start_op(0, Op::Shutdown { socket, how: Direction::Both });
     assert_eq!(cores.wait(readable), Ok(Output::Done));
     cores.stop();
+}
+
+fn sleeps_when_nothing_happens(variant: Variant) {
+    let mut cores = Cores::start(variant, 1);
+    let connections: Vec<_> = (0..10).map(|_| cores.connect(0)).collect();
+    for (_, socket) in &connections {
+        cores.start_op(0, Op::Readable { socket: *socket });
+    }
+    cores.start_op(0, Op::Accept);
+    cores.tell(0, Mail::TimeoutAt(Instant::now() + Duration::from_secs(3600)));
+    // How often the core went to sleep: once more for each time that it woke.
+    let path = format!("/proc/self/task/{}/status", cores.thread_ids[0]);
+    let sleeps = || {
+        let status = std::fs::read_to_string(&path).unwrap();
+        let line = status.lines().find(|it| it.starts_with("voluntary_ctxt_switches"));
+        line.unwrap().to_owned()
+    };
+    let quiet = || {
+        let before = sleeps();
+        std::thread::sleep(Duration::from_millis(200));
+        before == sleeps()
+    };
+    // The first try may see it work off what was just asked for.
+    assert!((0..5).any(|_| quiet()), "an idle core wakes");
+    for (client, _) in &connections {
+        client.shutdown(Shutdown::Both).unwrap();
+    }
+    for _ in &connections {
+        cores.report_where(|it| matches!(it, Report::Completed { result: Ok(Output::Done), .. }));
+    }
 }
 
 const EPIPE: Errno = Errno(32);
