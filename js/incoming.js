@@ -167,16 +167,16 @@
     consume(length_max, send) {
       const block = this.blocks[0];
       if (!block) return 0;
-      const piece = block.subarray(0, length_max);
-      send(piece); // copies
-      if (piece.length < block.length) {
-        this.blocks[0] = block.subarray(piece.length);
+      const length = Math.min(length_max, block.length);
+      send(block.subarray(0, length)); // copies
+      if (length < block.length) {
+        this.blocks[0] = block.subarray(length);
       } else {
         this.blocks.shift();
         this.spare = block.buffer;
-        this.fill();
+        this.fill(); // takes the block's memory away
       }
-      return piece.length;
+      return length;
     }
 
     close() {
@@ -680,6 +680,7 @@
       clearTimeout(this.cancel_timer);
       this.stop_sending();
       this.unacked = [];
+      this.up.bytes_tx = this.up.bytes_acked;
       if (this.link) {
         clearTimeout(this.link.timer);
         this.link.ws.close();
