@@ -6,5 +6,6 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod config;
 pub mod mail;
 pub mod worker;
