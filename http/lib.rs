@@ -7,5 +7,6 @@
 
 pub mod codec;
 pub mod config;
+pub mod control;
 pub mod mail;
 pub mod worker;
