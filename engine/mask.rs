@@ -1,1 +1,131 @@
-//! (to come)
+//! The one touch: a masked payload is read and written once, and that pass is also its copy from
+//! the receive buffer to staging memory (RFC 6455 section 5.3).
+//!
+//! Long runs are written with non-temporal stores: staging memory is next read by the disk, and
+//! never by this processor, so it must not push the receive buffer out of the cache.
+#![allow(unsafe_code)]
+
+/// Writes `source` XOR the repeated `mask` to `destination`. `mask[0]` belongs to `source[0]`.
+///
+/// # Panics
+///
+/// When the lengths differ.
+pub fn unmask_into(destination: &mut [u8], source: &[u8], mask: [u8; 4]) {
+    assert_eq!(destination.len(), source.len(), "unmasking keeps the length");
+    #[cfg(target_arch = "x86_64")]
+    if source.len() >= STREAM_BYTES_MIN && std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2.
+        unsafe { unmask_streaming(destination, source, mask) };
+        return;
+    }
+    unmask_words(destination, source, mask);
+}
+
+/// Unmasks where the bytes lie, for what is short and read at once: control frames and texts.
+/// `mask[0]` belongs to `bytes[0]`.
+pub fn unmask_in_place(bytes: &mut [u8], mask: [u8; 4]) {
+    let mask_word = word(mask);
+    let mut words = bytes.chunks_exact_mut(WORD_BYTES);
+    for it in &mut words {
+        let plain = u64::from_le_bytes((&*it).try_into().expect("a whole word")) ^ mask_word;
+        it.copy_from_slice(&plain.to_le_bytes());
+    }
+    for (byte, key) in words.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+/// The mask for what begins `by` bytes further on.
+pub fn rotate(mut mask: [u8; 4], by: usize) -> [u8; 4] {
+    mask.rotate_left(by % 4);
+    mask
+}
+
+/// The naive twin of [`unmask_into`], byte by byte: the oracle of tests and the yardstick of
+/// benches.
+pub mod naive {
+    /// See [`super::unmask_into`].
+    ///
+    /// # Panics
+    ///
+    /// When the lengths differ.
+    pub fn unmask_into(destination: &mut [u8], source: &[u8], mask: [u8; 4]) {
+        assert_eq!(destination.len(), source.len(), "unmasking keeps the length");
+        for (index, byte) in source.iter().enumerate() {
+            destination[index] = byte ^ mask[index % 4];
+        }
+    }
+}
+
+/// For short runs and other processors.
+fn unmask_words(destination: &mut [u8], source: &[u8], mask: [u8; 4]) {
+    let mask_word = word(mask);
+    let mut to = destination.chunks_exact_mut(WORD_BYTES);
+    let mut from = source.chunks_exact(WORD_BYTES);
+    for (to, from) in (&mut to).zip(&mut from) {
+        let plain = u64::from_le_bytes(from.try_into().expect("a whole word")) ^ mask_word;
+        to.copy_from_slice(&plain.to_le_bytes());
+    }
+    let rest = to.into_remainder().iter_mut().zip(from.remainder());
+    for ((to, from), key) in rest.zip(mask.iter().cycle()) {
+        *to = from ^ key;
+    }
+}
+
+/// The mask twice over. Little-endian on both sides of the XOR, so the order of bytes is kept
+/// whatever the processor's.
+fn word(mask: [u8; 4]) -> u64 {
+    let mask = u64::from(u32::from_le_bytes(mask));
+    mask << 32 | mask
+}
+
+/// A whole cache line, so that every non-temporal store belongs to a line that is written
+/// completely.
+#[cfg(target_arch = "x86_64")]
+#[repr(C, align(64))]
+struct Line([std::arch::x86_64::__m256i; 2]);
+
+/// Whole cache lines of the destination with non-temporal stores, what is left at either end with
+/// ordinary ones. `destination` and `source` have the same length.
+///
+/// # Safety
+///
+/// The processor has AVX2.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+unsafe fn unmask_streaming(destination: &mut [u8], source: &[u8], mask: [u8; 4]) {
+    use std::arch::x86_64::{
+        __m256i, _mm_sfence, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_stream_si256,
+        _mm256_xor_si256,
+    };
+    // SAFETY: a `Line` is 64 bytes without padding, any bytes are a valid one and any `Line` is
+    // valid bytes.
+    let (head, lines, tail) = unsafe { destination.align_to_mut::<Line>() };
+    let (head_source, source) = source.split_at(head.len());
+    let (lines_source, tail_source) = source.split_at(size_of_val(lines));
+    unmask_words(head, head_source, mask);
+    // A line is a multiple of the mask, so its phase is the same for all of them and for the tail.
+    let mask = rotate(mask, head.len());
+    let key = _mm256_set1_epi32(i32::from_le_bytes(mask));
+    for (line, from) in lines.iter_mut().zip(lines_source.chunks_exact(size_of::<Line>())) {
+        let from = from.as_ptr().cast::<__m256i>();
+        // SAFETY: `from` is the beginning of 64 readable bytes, and `loadu` needs no alignment.
+        let (low, high) = unsafe { (_mm256_loadu_si256(from), _mm256_loadu_si256(from.add(1))) };
+        // SAFETY: `line` is exclusively ours and aligned to 64 bytes; the halves are aligned to 32.
+        // Nobody reads them before the fence below.
+        unsafe {
+            _mm256_stream_si256(&mut line.0[0], _mm256_xor_si256(low, key));
+            _mm256_stream_si256(&mut line.0[1], _mm256_xor_si256(high, key));
+        }
+    }
+    // Non-temporal stores are not ordered with later stores; whoever is told that the bytes are
+    // here must find them.
+    _mm_sfence();
+    unmask_words(tail, tail_source, mask);
+}
+
+const WORD_BYTES: usize = size_of::<u64>();
+
+/// From this length on, non-temporal stores pay.
+#[cfg(target_arch = "x86_64")]
+const STREAM_BYTES_MIN: usize = 1024;
