@@ -5,6 +5,10 @@
 //! imports only from floors below its own.
 #![forbid(unsafe_code)]
 
+// Floors 7 and 8: threads, the control thread, and how all of it is configured.
+pub mod config;
+pub mod control;
+
 // Floor 6: one core's logic.
 pub mod worker;
 
