@@ -75,8 +75,8 @@ async fn serve<P: Fn(CoreId, Mail) + Send + Sync + 'static>(
                 Some(Mail::Callback { from, callback }) => {
                     calls.spawn(answer_one(Arc::clone(&shared), from, callback));
                 }
-                Some(Mail::CallbackAnswer { .. }) => unreachable!("answers go to cores"),
                 Some(Mail::Stop) | None => return,
+                Some(_) => unreachable!("everything else goes to cores"),
             },
             Some(ended) = calls.join_next() => {
                 // An upload would wait forever for an answer that never comes.
