@@ -12,6 +12,7 @@ mod monoio;
 mod pump;
 mod ring;
 mod slots;
+mod storage;
 mod tokio_uring;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use std::str::FromStr;
 pub use self::helper::Helper;
 pub use self::mailbox::{Receiver, Sender, mailbox};
 pub use self::ring::{io_uring_remedy, probe_io_uring};
+pub use self::storage::{DirectSupport, WhyBuffered, probe_direct};
 use crate::op::Machine;
 
 /// What a core runs with.
@@ -106,3 +108,17 @@ impl fmt::Display for UnknownRuntime {
 }
 
 impl std::error::Error for UnknownRuntime {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_runtimes_by_their_names() {
+        for (runtime, name) in [(Runtime::Monoio, "monoio"), (Runtime::TokioUring, "tokio-uring")] {
+            assert_eq!(runtime.to_string(), name);
+            assert_eq!(name.parse(), Ok(runtime));
+        }
+        assert_eq!("tokio".parse::<Runtime>(), Err(UnknownRuntime));
+    }
+}
