@@ -157,16 +157,21 @@ impl<M> Store<M> {
         self.set_goal(now, upload, Goal::Discard);
     }
 
-    /// Forgets an upload whose file has arrived; the file stays.
+    /// Forgets an upload that has arrived or failed; its file stays.
     pub fn forget(&mut self, upload: UploadKey) {
         let part = self.part(upload.slot);
-        assert!(part.arrived_path.is_some() && !part.is_open && part.is_quiet());
+        assert!(part.goal == Goal::Idle && !part.is_open && part.is_quiet());
         self.free_slot(upload.slot);
     }
 
     /// The offsets of an upload, if it is still known.
     pub fn upload(&self, key: UploadKey) -> Option<&Upload> {
         self.get(key).map(|it| &it.upload)
+    }
+
+    /// Whose file it is.
+    pub fn ticket(&self, key: UploadKey) -> Option<TicketId> {
+        self.get(key).map(|it| it.ticket)
     }
 
     /// Another length, while nothing has been received.

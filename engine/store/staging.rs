@@ -90,9 +90,16 @@ impl<M> Store<M> {
         Ok(())
     }
 
-    /// Writes what has come, also where a block is not full: an acknowledgement waits for it.
-    pub fn flush(&mut self, now: Instant, upload: UploadKey) {
-        if self.get(upload).is_some() {
+    /// Acknowledgements wait for bytes below `up_to_bytes`: if they are still staged, they are
+    /// written now, also where a block is not full. While writes are in flight nothing is done:
+    /// their end brings [`StoreEvent::Written`], and then the owner asks again. So a busy disk gets
+    /// large writes and an idle one prompt ones, without a timer.
+    pub fn flush(&mut self, now: Instant, upload: UploadKey, up_to_bytes: u64) {
+        let Some(part) = self.get(upload) else { return };
+        let is_idle = part.in_flight.is_empty() && part.full.is_empty();
+        let staged = part.current.as_ref();
+        let is_due = staged.is_some_and(|it| it.offset + u64::from(it.clean) < up_to_bytes);
+        if is_idle && is_due {
             self.flush_part(upload.slot);
             self.start_writes(upload.slot);
             self.serve_waiting(now);
