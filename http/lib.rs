@@ -5,6 +5,19 @@
 //! imports only from floors below its own.
 #![forbid(unsafe_code)]
 
-pub mod codec;
-pub mod mail;
+// Floors 7 and 8: threads, the control thread, and how all of it is configured.
+pub mod config;
+pub mod control;
+
+// Floor 6: one core's logic.
 pub mod worker;
+
+// Floor 5: conversations.
+pub mod assets;
+pub mod connection;
+pub mod dialect;
+pub mod mail;
+pub mod routes;
+
+// Floor 4: bytes to meaning and back.
+pub mod codec;
