@@ -162,7 +162,8 @@ impl<M> Store<M> {
     /// Forgets an upload that has arrived or failed; its file stays.
     pub fn forget(&mut self, upload: UploadKey) {
         let part = self.part(upload.slot);
-        assert!(part.goal == Goal::Idle && !part.is_open && part.is_quiet());
+        assert!(!part.is_open && part.is_quiet(), "its file is closed");
+        self.drop_staging(upload.slot);
         self.free_slot(upload.slot);
     }
 

@@ -181,7 +181,7 @@ impl<M> Store<M> {
         } else {
             part.upload.roll_back();
         }
-        if direct && part.upload.received() % u64::from(BLOCK_BYTES) != 0 {
+        if direct && !part.upload.received().is_multiple_of(u64::from(BLOCK_BYTES)) {
             part.tail = Tail::OnDisk;
         }
         if part.goal == Goal::Discard {

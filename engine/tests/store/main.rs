@@ -51,6 +51,10 @@ struct Client {
     /// Below, the disk has been compared.
     verified: usize,
     piece_bytes_max: usize,
+    /// It sends no more while so much of what it sent is not written.
+    window_bytes: usize,
+    /// As far as it was told.
+    written: usize,
     events: VecDeque<StoreEvent>,
 }
 
@@ -100,6 +104,8 @@ impl Sim {
                 waits: false,
                 acked: 0,
                 verified: 0,
+                window_bytes: rng.pick(&[1, 5_000, 100_000, usize::MAX]),
+                written: 0,
                 piece_bytes_max: (length / rng.within(1..40)).max(100),
                 events: VecDeque::new(),
             }
@@ -151,7 +157,13 @@ impl Sim {
         for client in 0..self.clients.len() {
             while !self.clients[client].events.is_empty() && !self.rng.chance(self.lateness) {
                 let event = self.clients[client].events.pop_front().unwrap();
-                self.clients[client].on_event(event);
+                let client = &mut self.clients[client];
+                let is_written = matches!(event, StoreEvent::Written { .. });
+                client.on_event(event);
+                if is_written {
+                    // What came meanwhile waits for its acknowledgement.
+                    self.store.flush(self.now, client.key, client.position as u64);
+                }
             }
         }
     }
@@ -246,15 +258,12 @@ impl Sim {
                 }
             }
             State::Attached => {
-                if self.rng.chance(8) {
-                    self.store.flush(now, key);
-                }
                 let upload = self.store.upload(key).expect("attached");
                 if upload.remaining() == 0 && self.rng.chance(80) {
                     client.state = State::Finishing;
                     let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
                     self.store.finish(now, key, Finish { path, mode: 0o644, owner_uid: None });
-                } else if !client.waits && !client.is_attached_anew() {
+                } else if client.may_receive() {
                     self.receive(index);
                 }
             }
@@ -280,10 +289,8 @@ impl Sim {
         assert!(room > 0);
         let rest = client.bytes.len() - client.position;
         // By chance nothing at all, as after an early wake-up.
-        let mut count = self.rng.below(room.min(rest).min(client.piece_bytes_max) + 1);
-        if count < rest && self.rng.chance(20) {
-            count = room.min(rest).min(client.piece_bytes_max);
-        }
+        let most = room.min(rest).min(client.piece_bytes_max);
+        let mut count = if self.rng.chance(20) { most } else { self.rng.below(most + 1) };
         while count > 0 {
             let take = self.rng.within(1..count + 1);
             let piece = &client.bytes[client.position..client.position + take];
@@ -298,6 +305,9 @@ impl Sim {
             }
             client.position += take;
             count -= take;
+        }
+        if client.window_bytes < usize::MAX || self.rng.chance(30) {
+            self.store.flush(self.now, client.key, client.position as u64);
         }
         if client.position == client.bytes.len() && self.rng.chance(20) {
             let is_live = self.store.upload(client.key).is_some_and(|it| it.remaining() == 0);
@@ -326,9 +336,12 @@ impl Sim {
 }
 
 impl Client {
-    /// What is to be sent next is in an event that has not been looked at: no worker receives now.
-    fn is_attached_anew(&self) -> bool {
-        self.events.iter().any(|it| matches!(it, StoreEvent::Attached { .. }))
+    fn may_receive(&self) -> bool {
+        // What is to be sent next is in an event that was not looked at: no worker receives now.
+        let is_attached_anew =
+            self.events.iter().any(|it| matches!(it, StoreEvent::Attached { .. }));
+        let is_window_open = self.position < self.written.saturating_add(self.window_bytes);
+        !self.waits && !is_attached_anew && is_window_open
     }
 
     fn on_event(&mut self, event: StoreEvent) {
@@ -337,11 +350,12 @@ impl Client {
                 if matches!(self.state, State::Attaching | State::Attached) {
                     self.state = State::Attached;
                     self.position = offset_bytes as usize;
+                    self.written = self.position;
                     self.waits = false;
                 }
             }
             StoreEvent::Room { .. } => self.waits = false,
-            StoreEvent::Written { .. } => {}
+            StoreEvent::Written { offset_bytes, .. } => self.written = offset_bytes as usize,
             StoreEvent::Failed { .. } if self.state == State::Discarding => {}
             StoreEvent::Failed { .. } => self.state = State::Away,
             StoreEvent::Arrived { .. } if self.state == State::Discarding => {}
