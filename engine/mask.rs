@@ -129,3 +129,109 @@ const WORD_BYTES: usize = size_of::<u64>();
 /// From this length on, non-temporal stores pay.
 #[cfg(target_arch = "x86_64")]
 const STREAM_BYTES_MIN: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    /// Neither compressible nor periodic with 4, 32 or 64.
+    fn bytes(length: usize) -> Vec<u8> {
+        (0..length).map(|it| (it * 31 + it / 251) as u8).collect()
+    }
+
+    /// Unmasks at the given offsets from a cache line, by every way there is, and checks that
+    /// nothing around the destination is touched.
+    fn check(length: usize, destination_offset: usize, source_offset: usize, mask: [u8; 4]) {
+        let source = bytes(source_offset + length);
+        let source = &source[source_offset..];
+        let mut expected = vec![0; length];
+        naive::unmask_into(&mut expected, source, mask);
+
+        let mut room = vec![0xee; length + 2 * 64 + destination_offset];
+        let start = room.as_ptr().align_offset(64).min(64) + destination_offset;
+        unmask_into(&mut room[start..start + length], source, mask);
+        assert!(room[start..start + length] == expected, "{length} at {destination_offset}");
+        assert!(room[..start].iter().chain(&room[start + length..]).all(|it| *it == 0xee));
+
+        let mut words = vec![0; length];
+        unmask_words(&mut words, source, mask);
+        assert!(words == expected, "{length} by words");
+
+        let mut in_place = source.to_vec();
+        unmask_in_place(&mut in_place, mask);
+        assert!(in_place == expected, "{length} in place");
+    }
+
+    #[test]
+    fn example_of_the_rfc() {
+        // RFC 6455 section 5.7: a single-frame masked text message.
+        let mut text = [0; 5];
+        unmask_into(&mut text, &[0x7f, 0x9f, 0x4d, 0x51, 0x58], MASK);
+        assert_eq!(&text, b"Hello");
+        unmask_in_place(&mut text, MASK);
+        assert_eq!(text, [0x7f, 0x9f, 0x4d, 0x51, 0x58]);
+    }
+
+    #[test]
+    fn every_alignment_of_the_destination() {
+        for destination_offset in 0..64 {
+            for length in [0, 1, 63, 64, 1023, 1024, 1025, 1087, 4096, 4099] {
+                check(length, destination_offset, length % 7, MASK);
+            }
+        }
+    }
+
+    #[test]
+    fn every_short_length() {
+        for length in 0..=if cfg!(miri) { 80 } else { 2200 } {
+            check(length, length % 64, length % 3, MASK);
+        }
+    }
+
+    #[test]
+    fn large_runs() {
+        for length in [131_000, 262_144, (8 << 20) + 5] {
+            check(length, 17, 3, MASK);
+        }
+    }
+
+    #[test]
+    fn rotation_continues_where_the_last_piece_ended() {
+        let masked = bytes(5000);
+        let mut whole = vec![0; masked.len()];
+        naive::unmask_into(&mut whole, &masked, MASK);
+        for cut in [0, 1, 2, 3, 4, 5, 1030, 4999] {
+            let mut pieces = vec![0; masked.len()];
+            unmask_into(&mut pieces[..cut], &masked[..cut], MASK);
+            unmask_into(&mut pieces[cut..], &masked[cut..], rotate(MASK, cut));
+            assert!(pieces == whole, "cut at {cut}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "unmasking keeps the length")]
+    fn different_lengths_are_refused() {
+        unmask_into(&mut [0; 3], &[0; 4], MASK);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: if cfg!(miri) { 4 } else { 512 },
+            failure_persistence: None,
+            ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn equals_the_naive_twin(
+            length in 0usize..9000,
+            destination_offset in 0usize..64,
+            source_offset in 0usize..64,
+            mask in any::<[u8; 4]>(),
+        ) {
+            check(length, destination_offset, source_offset, mask);
+        }
+    }
+}

@@ -95,6 +95,16 @@ pub enum Output {
     Accepted { socket: SocketId, peer: SocketAddr },
 }
 
+impl Output {
+    /// The count of an op that moves bytes; 0 for any other.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Bytes(count) => count,
+            Self::Done | Self::Accepted { .. } => 0,
+        }
+    }
+}
+
 /// Names who waits for a completion. Opaque to the driver; it carries a generation, so that a late
 /// completion never meets a reused slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! What a core knows of its tickets: who asked for them, how far they are, what comes next.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::handover::Outcome;
@@ -38,6 +37,8 @@ pub struct Ticket {
     pub state: State,
     /// The file's name as the first browser gave it. Only data: it may hold anything.
     pub filename_from_browser: String,
+    /// Of the file, as the browser declared it.
+    pub length_bytes: u64,
     /// Its file, once a browser has come and until the file is given away or removed.
     pub upload: Option<UploadKey>,
     /// The connection that this upload belongs to now.
@@ -124,6 +125,7 @@ impl Tickets {
             new,
             state: State::Issued,
             filename_from_browser: String::new(),
+            length_bytes: 0,
             upload: None,
             client: None,
             deadline: None,
@@ -215,14 +217,6 @@ impl Tickets {
 }
 
 impl Ticket {
-    /// Where the file lies while it is handed over.
-    pub fn arrived_path(&self) -> Option<&PathBuf> {
-        match &self.state {
-            State::Telling { outcome: Outcome::Arrived { path }, .. } => Some(path),
-            _ => None,
-        }
-    }
-
     /// Storage failed this upload once more.
     pub fn on_failure(&mut self, now: Instant) -> AfterFailure {
         self.failures.retain(|it| now.duration_since(*it) < FAILURES_WITHIN);

@@ -1,7 +1,8 @@
 //! Request bodies (RFC 9112 sections 6 and 7): none, of a stated length, or chunked.
 
 use super::append_bounded;
-use super::request::{Framing, Head, RequestError, is_token_byte};
+use super::request::{Framing, Head, RequestError};
+use super::request_syntax::is_token_byte;
 
 /// Takes a body from the connection's bytes, wherever they are cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +86,16 @@ impl BodyDecoder {
                 }
                 State::SizeLf { size }
             }
-            (State::Size { size, .. }, b';') => State::Extension { size },
+            (State::Size { size, .. } | State::BadSpace { size }, b';') => {
+                State::Extension { size }
+            }
+            // RFC 9112 section 7.1.1: there may be "bad" white space before an extension.
+            (State::Size { size, .. } | State::BadSpace { size }, b' ' | b'\t') => {
+                self.count_extension_byte()?;
+                State::BadSpace { size }
+            }
             (State::Extension { .. }, _) if is_text(byte) => {
-                self.extension_bytes += 1;
-                if self.extension_bytes > EXTENSION_BYTES_MAX {
-                    return Err(RequestError::ChunkExtensionsTooLong);
-                }
+                self.count_extension_byte()?;
                 self.state
             }
             (State::SizeLf { size: 0 }, b'\n') => State::TrailerStart,
@@ -118,6 +123,14 @@ impl BodyDecoder {
         Ok(())
     }
 
+    fn count_extension_byte(&mut self) -> Result<(), RequestError> {
+        self.extension_bytes += 1;
+        if self.extension_bytes > EXTENSION_BYTES_MAX {
+            return Err(RequestError::ChunkExtensionsTooLong);
+        }
+        Ok(())
+    }
+
     fn count_trailer_byte(&mut self) -> Result<(), RequestError> {
         self.trailer_bytes += 1;
         if self.trailer_bytes > TRAILER_BYTES_MAX {
@@ -138,6 +151,9 @@ enum State {
     },
     Size {
         digits: u8,
+        size: u64,
+    },
+    BadSpace {
         size: u64,
     },
     Extension {
@@ -173,3 +189,138 @@ const SIZE_DIGITS_MAX: u8 = 16;
 const EXTENSION_BYTES_MAX: usize = 4096;
 /// Of all trailer fields of a body together; they are read and ignored.
 const TRAILER_BYTES_MAX: usize = 8192;
+
+#[cfg(test)]
+mod tests {
+    use super::super::request::tests::head;
+    use super::RequestError::*;
+    use super::*;
+
+    const BODY_BYTES_MAX: usize = 40;
+
+    fn decoder(field: &str) -> Result<BodyDecoder, RequestError> {
+        BodyDecoder::new(
+            &head(&format!("POST / HTTP/1.1\r\nHost: a\r\n{field}\r\n")),
+            BODY_BYTES_MAX,
+        )
+    }
+
+    /// The body and what is left of the input, or `None` when more is needed.
+    fn decode(
+        field: &str,
+        wire: &[u8],
+        step: usize,
+    ) -> Result<Option<(String, usize)>, RequestError> {
+        let mut decoder = decoder(field)?;
+        let mut body = Vec::new();
+        let mut used = 0;
+        for piece in wire.chunks(step.max(1)).chain([&b""[..]]) {
+            let mut input = piece;
+            let complete = decoder.decode(&mut input, &mut body)?;
+            used += piece.len() - input.len();
+            assert!(body.capacity() <= BODY_BYTES_MAX);
+            if complete {
+                return Ok(Some((String::from_utf8(body).expect("ASCII"), wire.len() - used)));
+            }
+            assert!(input.is_empty());
+        }
+        Ok(None)
+    }
+
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+
+    #[test]
+    fn bodies() {
+        let rows: [(&str, &str, &[u8], &str, usize); 9] = [
+            ("none", "", b"GET", "", 3),
+            ("length 0", "Content-Length: 0\r\n", b"GET", "", 3),
+            ("length", "Content-Length: 5\r\n", b"helloGET", "hello", 3),
+            ("no chunks", CHUNKED, b"0\r\n\r\nGET", "", 3),
+            (
+                "chunks",
+                CHUNKED,
+                b"5\r\nhello\r\n00C\r\n, wide world\r\n0\r\n\r\n",
+                "hello, wide world",
+                0,
+            ),
+            ("two", CHUNKED, b"5\r\nhello\r\n01\r\n!\r\n0\r\n\r\nGET", "hello!", 3),
+            ("extensions", CHUNKED, b"1;a=b;c=\"d;\xe4\" \r\nx\r\n0 ; e\r\n\r\n", "x", 0),
+            ("trailers", CHUNKED, b"1\r\nx\r\n0\r\nA: b\r\nB:\r\n\r\n", "x", 0),
+            (
+                "the longest",
+                CHUNKED,
+                b"28\r\n0123456789012345678901234567890123456789\r\n0\r\n\r\n",
+                "0123456789012345678901234567890123456789",
+                0,
+            ),
+        ];
+        for (name, field, wire, body, left) in rows {
+            for step in 1..=wire.len() {
+                let (got, got_left) = decode(field, wire, step).expect(name).expect(name);
+                assert_eq!(got, body, "{name} by {step}");
+                assert_eq!(got_left, left, "{name} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn incomplete_bodies_wait() {
+        let whole = b"1;a\r\nx\r\n0\r\nA: b\r\n\r\n";
+        for length in 0..whole.len() {
+            assert_eq!(decode(CHUNKED, &whole[..length], 3), Ok(None), "{length}");
+        }
+        assert_eq!(decode("Content-Length: 5\r\n", b"hell", 3), Ok(None));
+    }
+
+    #[test]
+    fn refusals() {
+        let rows: [(&[u8], RequestError); 19] = [
+            (b"\r\n", ChunkInvalid),
+            (b"g\r\n", ChunkInvalid),
+            (b"-1\r\n", ChunkInvalid),
+            (b" 1\r\n", ChunkInvalid),
+            (b"0x1\r\n", ChunkInvalid),
+            (b"1\n", ChunkInvalid),
+            (b"1 \r\n", ChunkInvalid),
+            (b"1;a\n", ChunkInvalid),
+            (b"1;a\0", ChunkInvalid),
+            (b"1\rx", ChunkInvalid),
+            (b"1\r\nxx", ChunkInvalid),
+            (b"1\r\nx\n", ChunkInvalid),
+            (b"00000000000000001", ChunkInvalid),
+            (b"0\r\n A: b\r\n\r\n", ChunkInvalid),
+            (b"0\r\nA\r\n", ChunkInvalid),
+            (b"0\r\nA: b\n", ChunkInvalid),
+            (b"0\r\nA: b\r\n c", ChunkInvalid),
+            (b"29\r\n", BodyTooLong),
+            (b"ffffffffffffffff\r\n", BodyTooLong),
+        ];
+        for (wire, expected) in rows {
+            assert_eq!(decode(CHUNKED, wire, 1), Err(expected), "{}", wire.escape_ascii());
+        }
+        assert_eq!(decode(CHUNKED, b"1\r\nx\r\n28\r\n", 4), Err(BodyTooLong));
+        assert_eq!(decoder("Content-Length: 41\r\n"), Err(BodyTooLong));
+        assert_eq!(decoder("Content-Length: 18446744073709551615\r\n"), Err(BodyTooLong));
+    }
+
+    #[test]
+    fn what_is_ignored_has_a_limit() {
+        let extension = [b"1;".to_vec(), vec![b'a'; EXTENSION_BYTES_MAX]].concat();
+        assert_eq!(decode(CHUNKED, &extension, 999), Ok(None));
+        assert_eq!(
+            decode(CHUNKED, &[&extension[..], b"a"].concat(), 999),
+            Err(ChunkExtensionsTooLong)
+        );
+        let trailer = [b"0\r\nA:".to_vec(), vec![b'a'; TRAILER_BYTES_MAX - 1]].concat();
+        assert_eq!(decode(CHUNKED, &trailer, 999), Ok(None));
+        assert_eq!(decode(CHUNKED, &[&trailer[..], b"a"].concat(), 999), Err(TrailersTooLong));
+        let spread = b"1;aaa\r\nx\r\n".repeat(EXTENSION_BYTES_MAX / 3 + 1);
+        let mut decoder = BodyDecoder::new(
+            &head(&format!("POST / HTTP/1.1\r\nHost: a\r\n{CHUNKED}\r\n")),
+            1 << 20,
+        )
+        .expect("chunked");
+        let outcome = decoder.decode(&mut spread.as_slice(), &mut Vec::new());
+        assert_eq!(outcome, Err(ChunkExtensionsTooLong));
+    }
+}

@@ -266,3 +266,167 @@ const LENGTH_64: u8 = 127;
 const HEAD_BYTES_MAX: usize = 2 + 8 + 4;
 const CONTROL_BYTES_MAX: usize = 125;
 const CLOSE_REASON_BYTES_MAX: usize = CONTROL_BYTES_MAX - 2;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::codec) const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+    /// A client's frame, with its first byte as given.
+    pub(in crate::codec) fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match payload.len() {
+            length @ 0..=125 => frame.push(MASKED | length as u8),
+            length @ 126..=0xffff => {
+                frame.push(MASKED | LENGTH_16);
+                frame.extend((length as u16).to_be_bytes());
+            }
+            length => {
+                frame.push(MASKED | LENGTH_64);
+                frame.extend((length as u64).to_be_bytes());
+            }
+        }
+        frame.extend(MASK);
+        frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+        frame
+    }
+
+    fn head(fin: bool, opcode: OpCode, length_bytes: u64) -> Piece<'static> {
+        Piece::Head { fin, opcode, length_bytes }
+    }
+
+    #[test]
+    fn a_frame_in_one_piece() {
+        let wire = client_frame(0x81, b"Hello");
+        let mut input = wire.as_slice();
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.decode(&mut input), Ok(Some(head(true, OpCode::Text, 5))));
+        let bytes = &[0x7f, 0x9f, 0x4d, 0x51, 0x58];
+        assert_eq!(
+            decoder.decode(&mut input),
+            Ok(Some(Piece::Payload { bytes, mask: MASK, last: true }))
+        );
+        assert_eq!(decoder.decode(&mut input), Ok(None));
+    }
+
+    #[test]
+    fn an_empty_frame_has_an_empty_payload() {
+        let wire = client_frame(0x02, b"");
+        let mut input = wire.as_slice();
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.decode(&mut input), Ok(Some(head(false, OpCode::Binary, 0))));
+        assert!(input.is_empty());
+        assert_eq!(
+            decoder.decode(&mut input),
+            Ok(Some(Piece::Payload { bytes: &[], mask: MASK, last: true }))
+        );
+        assert_eq!(decoder.decode(&mut input), Ok(None));
+    }
+
+    #[test]
+    fn heads_and_payloads_cut_anywhere() {
+        for length in [0, 1, 125, 126, 300, 65_535, 65_536] {
+            let wire = client_frame(0x82, &vec![b'x'; length]);
+            for cut in (0..wire.len().min(20)).chain([wire.len() - 1]) {
+                let mut decoder = Decoder::default();
+                let mut plain = Vec::new();
+                let mut heads = 0;
+                let mut ended = false;
+                for mut input in [&wire[..cut], &wire[cut..]] {
+                    while let Some(piece) = decoder.decode(&mut input).expect("valid") {
+                        match piece {
+                            Piece::Head { .. } => {
+                                assert_eq!(piece, head(true, OpCode::Binary, length as u64));
+                                heads += 1;
+                            }
+                            Piece::Payload { bytes, mask, last } => {
+                                assert!(!ended);
+                                let keys = mask.iter().cycle();
+                                plain.extend(bytes.iter().zip(keys).map(|(it, key)| it ^ key));
+                                ended = last;
+                            }
+                        }
+                    }
+                    assert!(input.is_empty());
+                }
+                assert!(ended && heads == 1, "{length} cut at {cut}");
+                assert!(plain.len() == length && plain.iter().all(|it| *it == b'x'));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses_at_the_first_wrong_byte() {
+        use FrameError::*;
+        let rows: [(&str, &[u8], FrameError); 15] = [
+            ("first reserved bit", &[0xc2], ReservedBits),
+            ("second reserved bit", &[0xa2], ReservedBits),
+            ("third reserved bit", &[0x92], ReservedBits),
+            ("data opcode 3", &[0x83], OpCodeUnknown),
+            ("control opcode 11", &[0x8b], OpCodeUnknown),
+            ("ping in fragments", &[0x09], ControlFragmented),
+            ("close in fragments", &[0x08], ControlFragmented),
+            ("not masked", &[0x82, 0x05], Unmasked),
+            ("ping of 126 bytes", &[0x89, 0xfe], ControlTooLong),
+            ("close of 64-bit length", &[0x88, 0xff], ControlTooLong),
+            ("125 in 16 bits", &[0x82, 0xfe, 0, 125, 0, 0, 0, 0], LengthNotMinimal),
+            (
+                "65535 in 64 bits",
+                &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0, 0, 0, 0],
+                LengthNotMinimal,
+            ),
+            ("0 in 64 bits", &[0x82, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], LengthNotMinimal),
+            ("2^63", &[0x82, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], LengthTooLarge),
+            (
+                "2^64 - 1",
+                &[0x82, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 0, 0, 0, 0],
+                LengthTooLarge,
+            ),
+        ];
+        for (name, wire, expected) in rows {
+            assert_eq!(Decoder::default().decode(&mut &*wire), Err(expected), "{name}");
+            let (_, shorter) = wire.split_last().expect("not empty");
+            assert_eq!(
+                Decoder::default().decode(&mut &*shorter),
+                Ok(None),
+                "{name}, one byte less"
+            );
+        }
+    }
+
+    #[test]
+    fn the_largest_length_is_taken() {
+        let wire = [0x82, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4];
+        let expected = head(true, OpCode::Binary, i64::MAX as u64);
+        assert_eq!(Decoder::default().decode(&mut &wire[..]), Ok(Some(expected)));
+    }
+
+    #[test]
+    fn encodes_every_form_of_the_length() {
+        for (length, expected) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 255, 255]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let mut out = BytesMut::new();
+            encode(&mut out, OpCode::Binary, &vec![7; length]);
+            assert_eq!(out[..expected.len()], *expected);
+            assert_eq!(out.len(), expected.len() + length);
+        }
+    }
+
+    #[test]
+    fn close_reason_is_cut_between_characters() {
+        for (reason, kept_bytes) in
+            [("", 0), ("bye", 3), (&*"x".repeat(124), 123), (&*"ä".repeat(62), 122)]
+        {
+            let mut out = BytesMut::new();
+            encode_close(&mut out, 1001, reason);
+            assert_eq!(out[..4], [0x88, 2 + kept_bytes as u8, 0x03, 0xe9]);
+            assert_eq!(out[4..], reason.as_bytes()[..kept_bytes]);
+        }
+    }
+}

@@ -4,8 +4,9 @@
 use engine::mask::unmask_in_place;
 
 use super::append_bounded;
-use super::frame::{Decoder, FrameError, OpCode, Piece};
-use super::text::{NotUtf8, Utf8Validator};
+use super::frame::{Decoder, OpCode, Piece};
+pub use super::message_error::MessageError;
+use super::text::Utf8Validator;
 
 /// Decodes a client's messages. The payload of binary messages streams through; texts and control
 /// frames are gathered, within their limits, and their memory is given away with them.
@@ -65,25 +66,6 @@ pub enum MessageEvent<'a> {
 /// The payload of a control frame, unmasked: at most 125 bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ControlPayload(Vec<u8>);
-
-/// What fails the connection. [`MessageError::close_code`] says how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MessageError {
-    Frame(FrameError),
-    /// A continuation frame, but no message has begun.
-    ContinuationUnexpected,
-    /// A new message before the last one has ended.
-    MessageInterrupted,
-    BinaryTooLong,
-    TextTooLong,
-    FramesTooMany,
-    TextNotUtf8,
-    /// A close frame of one byte, which holds no code.
-    CloseTooShort,
-    /// A close code that must not be sent (section 7.4).
-    CloseCodeInvalid,
-    CloseReasonNotUtf8,
-}
 
 impl MessageDecoder {
     pub fn new(limits: MessageLimits) -> Self {
@@ -176,7 +158,7 @@ impl MessageDecoder {
             self.frame_count = 0;
         }
         self.length_bytes = self.length_bytes.saturating_add(length_bytes);
-        self.frame_count += 1;
+        self.frame_count = self.frame_count.saturating_add(1);
         let (length_max, error) = match message {
             Message::Binary => (self.limits.binary_bytes_max, MessageError::BinaryTooLong),
             Message::Text => (self.limits.text_bytes_max as u64, MessageError::TextTooLong),
@@ -256,49 +238,6 @@ impl std::ops::Deref for ControlPayload {
     }
 }
 
-impl MessageError {
-    /// What the close frame says (RFC 6455 section 7.4.1): 1002, 1007 or 1009.
-    pub fn close_code(self) -> u16 {
-        match self {
-            Self::Frame(_)
-            | Self::ContinuationUnexpected
-            | Self::MessageInterrupted
-            | Self::CloseTooShort
-            | Self::CloseCodeInvalid => 1002,
-            Self::TextNotUtf8 | Self::CloseReasonNotUtf8 => 1007,
-            Self::BinaryTooLong | Self::TextTooLong | Self::FramesTooMany => 1009,
-        }
-    }
-
-    /// For the close frame and the log.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::Frame(error) => error.reason(),
-            Self::ContinuationUnexpected => "continuation of no message",
-            Self::MessageInterrupted => "new message within a fragmented message",
-            Self::BinaryTooLong => "binary message is too long",
-            Self::TextTooLong => "text message is too long",
-            Self::FramesTooMany => "message has too many frames",
-            Self::TextNotUtf8 => "text message is not UTF-8",
-            Self::CloseTooShort => "close frame of one byte",
-            Self::CloseCodeInvalid => "invalid close code",
-            Self::CloseReasonNotUtf8 => "close reason is not UTF-8",
-        }
-    }
-}
-
-impl From<FrameError> for MessageError {
-    fn from(error: FrameError) -> Self {
-        Self::Frame(error)
-    }
-}
-
-impl From<NotUtf8> for MessageError {
-    fn from(NotUtf8: NotUtf8) -> Self {
-        Self::TextNotUtf8
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Reading,
@@ -332,4 +271,179 @@ fn close_event(payload: &[u8]) -> Result<MessageEvent<'static>, MessageError> {
 /// that are for libraries and applications. 1004 to 1006 and 1015 must not.
 fn may_be_sent(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::frame::FrameError;
+    use super::super::frame::tests::client_frame;
+    use super::*;
+
+    const LIMITS: MessageLimits =
+        MessageLimits { binary_bytes_max: 1000, text_bytes_max: 200, frames_max: 5 };
+
+    /// First byte and payload of each.
+    type Frames<'a> = &'a [(u8, &'a [u8])];
+
+    /// Everything decoded, binary data unmasked and joined, and how it ended.
+    type Outcome = (Vec<String>, Option<MessageError>);
+
+    fn decode(wire: &[u8], step: usize) -> Outcome {
+        let mut decoder = MessageDecoder::new(LIMITS);
+        let mut events = Vec::new();
+        let mut data = Vec::new();
+        for mut input in wire.chunks(step) {
+            loop {
+                match decoder.decode(&mut input) {
+                    Ok(Some(MessageEvent::BinaryData { bytes, mask })) => {
+                        assert!(!bytes.is_empty());
+                        data.extend(
+                            bytes.iter().zip(mask.iter().cycle()).map(|(it, key)| it ^ key),
+                        );
+                    }
+                    Ok(Some(MessageEvent::BinaryEnd { length_bytes })) => {
+                        assert_eq!(data.len() as u64, length_bytes);
+                        let text = String::from_utf8(std::mem::take(&mut data)).expect("ASCII");
+                        events.push(format!("binary {text}"));
+                    }
+                    Ok(Some(MessageEvent::Text(text))) => {
+                        assert!(text.capacity() <= LIMITS.text_bytes_max);
+                        events.push(format!("text {text}"));
+                    }
+                    Ok(Some(MessageEvent::Ping(payload))) => {
+                        events.push(format!("ping {}", String::from_utf8_lossy(&payload)));
+                    }
+                    Ok(Some(MessageEvent::Pong)) => events.push("pong".into()),
+                    Ok(Some(MessageEvent::Close { code, reason })) => {
+                        events.push(format!("close {code:?} {reason}"));
+                    }
+                    Ok(None) => break,
+                    Err(error) => {
+                        assert_eq!(decoder.decode(&mut input), Ok(None));
+                        assert!(input.is_empty());
+                        return (events, Some(error));
+                    }
+                }
+            }
+            assert!(input.is_empty());
+        }
+        (events, None)
+    }
+
+    fn wire(frames: Frames<'_>) -> Vec<u8> {
+        frames.iter().flat_map(|(first, payload)| client_frame(*first, payload)).collect()
+    }
+
+    #[test]
+    fn conversations() {
+        let long = "x".repeat(126);
+        let rows: [(&str, Frames<'_>, &[&str]); 12] = [
+            ("one binary", &[(0x82, b"abc")], &["binary abc"]),
+            ("empty binary", &[(0x82, b"")], &["binary "]),
+            ("one text", &[(0x81, b"{}")], &["text {}"]),
+            ("empty text", &[(0x81, b"")], &["text "]),
+            ("fragments", &[(0x02, b"ab"), (0x00, b"cd"), (0x80, b"ef")], &["binary abcdef"]),
+            ("empty fragments", &[(0x02, b""), (0x00, b"ab"), (0x80, b"")], &["binary ab"]),
+            (
+                "a character across fragments",
+                &[(0x01, b"\xf0\x9f"), (0x00, b"\x98"), (0x80, b"\x80!")],
+                &["text \u{1f600}!"],
+            ),
+            (
+                "control frames within messages",
+                &[
+                    (0x02, b"ab"),
+                    (0x89, b"now"),
+                    (0x80, b"cd"),
+                    (0x01, b"e"),
+                    (0x8a, b"?"),
+                    (0x80, b"f"),
+                ],
+                &["ping now", "binary abcd", "pong", "text ef"],
+            ),
+            (
+                "longer",
+                &[(0x82, long.as_bytes()), (0x89, b"")],
+                &[&format!("binary {long}"), "ping "],
+            ),
+            ("empty close", &[(0x88, b""), (0x82, b"ignored")], &["close None "]),
+            ("close", &[(0x88, b"\x03\xe8bye"), (0xff, b"")], &["close Some(1000) bye"]),
+            ("private code", &[(0x02, b"a"), (0x88, b"\x0f\xa1")], &["close Some(4001) "]),
+        ];
+        for (name, frames, expected) in rows {
+            let wire = wire(frames);
+            for step in [wire.len(), 1, 2, 3, 7] {
+                let (events, error) = decode(&wire, step);
+                assert_eq!(events, expected, "{name} by {step}");
+                assert_eq!(error, None, "{name} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn violations() {
+        use MessageError::*;
+        let max = [b'x'; 201];
+        let rows: [(&str, Frames<'_>, MessageError); 15] = [
+            ("continuation of nothing", &[(0x80, b"a")], ContinuationUnexpected),
+            ("continuation after the end", &[(0x82, b"a"), (0x80, b"")], ContinuationUnexpected),
+            ("text within binary", &[(0x02, b"a"), (0x81, b"b")], MessageInterrupted),
+            ("binary within binary", &[(0x02, b"a"), (0x82, b"b")], MessageInterrupted),
+            ("frame error", &[(0x83, b"")], Frame(FrameError::OpCodeUnknown)),
+            ("long text", &[(0x81, &max)], TextTooLong),
+            ("long text in fragments", &[(0x01, &max[..150]), (0x80, &max[..51])], TextTooLong),
+            (
+                "too many frames",
+                &[(0x02, b""), (0x00, b""), (0x00, b""), (0x00, b""), (0x00, b""), (0x80, b"")],
+                FramesTooMany,
+            ),
+            ("not UTF-8", &[(0x81, b"a\xff")], TextNotUtf8),
+            ("not UTF-8, and not ended", &[(0x01, b"\xed"), (0x00, b"\xa0")], TextNotUtf8),
+            ("character not ended", &[(0x01, b"a\xe2"), (0x80, b"\x82")], TextNotUtf8),
+            ("close of one byte", &[(0x88, b"\x03")], CloseTooShort),
+            ("close with 1005", &[(0x88, b"\x03\xed")], CloseCodeInvalid),
+            ("close with 5000", &[(0x88, b"\x13\x88")], CloseCodeInvalid),
+            ("close reason", &[(0x88, b"\x03\xe8\xff")], CloseReasonNotUtf8),
+        ];
+        for (name, frames, expected) in rows {
+            let wire = wire(frames);
+            for step in [wire.len(), 1, 5] {
+                assert_eq!(decode(&wire, step).1, Some(expected), "{name} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_message_is_refused_at_the_head() {
+        let heads: [&[u8]; 3] = [
+            &[0x82, 0xfe, 0x03, 0xe9],
+            &[0x02, 0xff, 0x7f, 255, 255, 255, 255, 255, 255, 255],
+            &[0x02, 0x80, 1, 2, 3, 4, 0x80, 0xfe, 0x03, 0xe9],
+        ];
+        for head in heads {
+            let mut wire = head.to_vec();
+            assert_eq!(decode(&wire, 1).1, None);
+            wire.extend([9, 9, 9, 9]);
+            assert_eq!(decode(&wire, 1).1, Some(MessageError::BinaryTooLong));
+        }
+        assert_eq!(decode(&wire(&[(0x82, &[b'x'; 1000])]), 64).1, None);
+    }
+
+    #[test]
+    fn close_codes_that_may_be_sent() {
+        let allowed: Vec<u16> = (0..=u16::MAX).filter(|it| may_be_sent(*it)).collect();
+        let expected: Vec<u16> = (1000..=1003).chain(1007..=1014).chain(3000..=4999).collect();
+        assert_eq!(allowed, expected);
+    }
+
+    #[test]
+    fn an_idle_decoder_is_small_and_owns_nothing() {
+        assert!(size_of::<MessageDecoder>() <= 144, "{}", size_of::<MessageDecoder>());
+        let mut decoder = MessageDecoder::new(LIMITS);
+        let wire = wire(&[(0x81, b"some text"), (0x89, b"ping"), (0x82, b"data")]);
+        let mut input = wire.as_slice();
+        while decoder.decode(&mut input).expect("valid").is_some() {}
+        assert_eq!((decoder.text.capacity(), decoder.control.capacity()), (0, 0));
+        assert!(!decoder.is_within_message());
+    }
 }

@@ -7,9 +7,12 @@ pub mod body;
 pub mod frame;
 pub mod handshake;
 pub mod message;
+mod message_error;
 mod multipart;
 pub mod params;
 pub mod request;
+mod request_error;
+mod request_syntax;
 pub mod response;
 pub mod text;
 

@@ -1,7 +1,7 @@
 //! `multipart/form-data` (RFC 7578 over RFC 2046 section 5.1).
 
 use super::params::ParamsError;
-use super::request::is_token_byte;
+use super::request_syntax::is_token_byte;
 
 /// Calls `each` with name and value of every part. File parts are values like the others; bytes
 /// that are not UTF-8 are replaced.
@@ -120,3 +120,144 @@ fn split_at<'a>(bytes: &'a [u8], separator: &[u8]) -> Result<(&'a [u8], &'a [u8]
 /// RFC 2046 section 5.1.1.
 const BOUNDARY_BYTES_MAX: usize = 70;
 const PART_FIELDS_BYTES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::ParamsError::*;
+    use super::*;
+
+    fn parts(body: &str) -> Result<Vec<(String, String)>, ParamsError> {
+        let mut parts = Vec::new();
+        for_each_part(body.as_bytes(), "B-1", |name, value| {
+            parts.push((name, value));
+            Ok(())
+        })?;
+        Ok(parts)
+    }
+
+    #[test]
+    fn bodies_as_clients_send_them() {
+        type Parts<'a> = &'a [(&'a str, &'a str)];
+        let rows: [(&str, &str, Parts<'_>); 9] = [
+            ("no parts", "--B-1--\r\n", &[]),
+            (
+                "two parts",
+                "--B-1\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n\
+                 --B-1\r\nContent-Disposition: form-data; name=\"b\"\r\n\r\n\r\n--B-1--\r\n",
+                &[("a", "1"), ("b", "")],
+            ),
+            (
+                "a file",
+                "--B-1\r\nContent-Disposition: form-data; name=\"f\"; filename=\"a\\\".txt\"\r\n\
+                 Content-Type: text/plain\r\n\r\nline\r\n\r\n--B-2\r\n\r\n--B-1--",
+                &[("f", "line\r\n\r\n--B-2\r\n")],
+            ),
+            (
+                "other order, preamble and epilogue",
+                "for people\r\n--B-1 \t\r\nContent-Type: text/plain\r\n\
+                 content-disposition:FORM-DATA;filename=x; NAME=a\r\n\r\n1\r\n--B-1--\r\nmore",
+                &[("a", "1")],
+            ),
+            (
+                "quoted characters",
+                "--B-1\r\nContent-Disposition: form-data; name=\"a\\\"b\\\\c\\d;=\u{e4}\"\r\n\r\n\
+                 \u{e4}\r\n--B-1--",
+                &[("a\"b\\c\\d;=\u{e4}", "\u{e4}")],
+            ),
+            (
+                "the name of another parameter in quotes",
+                "--B-1\r\nContent-Disposition: form-data; filename=\"; name=x\"; name=a\r\n\r\n1\r\n\
+                 --B-1--",
+                &[("a", "1")],
+            ),
+            (
+                "empty name",
+                "--B-1\r\nContent-Disposition: form-data; name=\"\"\r\n\r\n1\r\n--B-1--",
+                &[("", "1")],
+            ),
+            (
+                "line ends kept",
+                "--B-1\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n1\n\r\n\r\n--B-1--",
+                &[("a", "\r\n1\n\r\n")],
+            ),
+            (
+                "near the delimiter",
+                "--B-1\r\nContent-Disposition: form-data; name=a\r\n\r\n\n--B-1\r\n--B-\r\n--B-1--",
+                &[("a", "\n--B-1\r\n--B-")],
+            ),
+        ];
+        for (name, body, expected) in rows {
+            let parts = parts(body).expect(name);
+            let parts: Vec<_> = parts.iter().map(|it| (it.0.as_str(), it.1.as_str())).collect();
+            assert_eq!(parts, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        for (name, body, expected) in [
+            ("empty", "", MultipartMalformed),
+            ("no delimiter", "a=b", MultipartMalformed),
+            (
+                "cut in a part",
+                "--B-1\r\nContent-Disposition: form-data; name=a\r\n\r\n1",
+                MultipartMalformed,
+            ),
+            (
+                "no end",
+                "--B-1\r\nContent-Disposition: form-data; name=a\r\n\r\n1\r\n--B-1\r\n",
+                MultipartMalformed,
+            ),
+            (
+                "fields without end",
+                "--B-1\r\nContent-Disposition: form-data; name=a\r\n--B-1--",
+                MultipartMalformed,
+            ),
+            ("longer delimiter", "--B-1x\r\n\r\n\r\n--B-1--", MultipartMalformed),
+            (
+                "bare line feeds",
+                "--B-1\nContent-Disposition: form-data; name=a\n\n1\n--B-1--",
+                MultipartMalformed,
+            ),
+            ("field without colon", "--B-1\r\nContent\r\n\r\n1\r\n--B-1--", MultipartMalformed),
+            ("no fields", "--B-1\r\n\r\n1\r\n--B-1--", PartNameMissing),
+            (
+                "no name",
+                "--B-1\r\nContent-Disposition: form-data\r\n\r\n1\r\n--B-1--",
+                PartNameMissing,
+            ),
+            (
+                "quote left open",
+                "--B-1\r\nContent-Disposition: form-data; name=\"a\r\n\r\n1\r\n--B-1--",
+                PartNameMissing,
+            ),
+            (
+                "attachment",
+                "--B-1\r\nContent-Disposition: attachment; name=a\r\n\r\n1\r\n--B-1--",
+                PartNameMissing,
+            ),
+        ] {
+            assert_eq!(parts(body), Err(expected), "{name}");
+        }
+    }
+
+    #[test]
+    fn boundaries() {
+        let seventy = "x".repeat(70);
+        for (content_type, expected) in [
+            ("multipart/form-data; boundary=abc", Some("abc")),
+            ("multipart/form-data;charset=utf-8;BOUNDARY=\"a b:c\"", Some("a b:c")),
+            ("multipart/form-data; boundary=abc ; x=y", Some("abc")),
+            (&format!("multipart/form-data; boundary={seventy}"), Some(&*seventy)),
+            (&format!("multipart/form-data; boundary={seventy}x"), None),
+            ("multipart/form-data", None),
+            ("multipart/form-data; boundary=", None),
+            ("multipart/form-data; boundary=\"", None),
+            ("multipart/form-data; boundary=\"a \"", None),
+            ("multipart/form-data; boundary=a\"b", None),
+            ("multipart/form-data; boundary=\u{e4}", None),
+        ] {
+            assert_eq!(boundary(content_type).ok().as_deref(), expected, "{content_type}");
+        }
+    }
+}

@@ -75,3 +75,62 @@ impl ParamsError {
 
 /// Query and body together.
 const PARAM_COUNT_MAX: usize = 100;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FORM: Option<&str> = Some("application/x-www-form-urlencoded");
+
+    #[test]
+    fn the_body_wins_and_the_first_value_counts() {
+        let params = Params::from_request(
+            Some("id=query&only=q1&only=q2&Id=other"),
+            Some("Application/X-WWW-Form-Urlencoded; charset=UTF-8"),
+            b"id=body&id=again&empty=&name=a+b%20%C3%A4%26",
+        )
+        .expect("valid");
+        for (name, value) in [
+            ("id", Some("body")),
+            ("only", Some("q1")),
+            ("Id", Some("other")),
+            ("ID", None),
+            ("empty", Some("")),
+            ("name", Some("a b \u{e4}&")),
+        ] {
+            assert_eq!(params.value(name), value, "{name}");
+        }
+    }
+
+    #[test]
+    fn other_bodies_are_not_read() {
+        for content_type in [None, Some(""), Some("application/json"), Some("text/plain")] {
+            let params =
+                Params::from_request(Some("id=query"), content_type, b"id=body").expect("valid");
+            assert_eq!(params.value("id"), Some("query"), "{content_type:?}");
+        }
+    }
+
+    #[test]
+    fn multipart_bodies() {
+        let body = b"--b\r\nContent-Disposition: form-data; name=\"id\"\r\n\r\nbody\r\n--b--\r\n";
+        let content_type = Some("multipart/form-data; boundary=b");
+        let params = Params::from_request(Some("id=query&x=y"), content_type, body).expect("valid");
+        assert_eq!((params.value("id"), params.value("x")), (Some("body"), Some("y")));
+        let refused = Params::from_request(None, content_type, b"id=body");
+        assert_eq!(refused, Err(ParamsError::MultipartMalformed));
+    }
+
+    #[test]
+    fn their_number_has_a_limit() {
+        let body = "a=b&".repeat(PARAM_COUNT_MAX);
+        assert!(Params::from_request(None, FORM, body.as_bytes()).is_ok());
+        let refused = Params::from_request(Some("c"), FORM, body.as_bytes());
+        assert_eq!(refused, Err(ParamsError::TooMany));
+        let part = "--b\r\nContent-Disposition: form-data; name=a\r\n\r\n\r\n";
+        let body = format!("{}--b--", part.repeat(PARAM_COUNT_MAX + 1));
+        let content_type = Some("multipart/form-data; boundary=b");
+        let refused = Params::from_request(None, content_type, body.as_bytes());
+        assert_eq!(refused, Err(ParamsError::TooMany));
+    }
+}

@@ -3,6 +3,10 @@
 
 use std::ops::Range;
 
+pub use super::request_error::RequestError;
+pub use super::request_syntax::Method;
+use super::request_syntax::{Lines, find_lines, is_host, parse_request_line, parse_target};
+
 /// What a request says before its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
@@ -19,20 +23,6 @@ pub struct Head {
     /// Names and values of the fields, one after the other.
     text: String,
     fields: Vec<Field>,
-}
-
-/// Case-sensitive (RFC 9110 section 9.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-    /// Any other token.
-    Other,
 }
 
 /// RFC 9112 section 6.3.
@@ -52,35 +42,6 @@ pub struct HeadLimits {
     pub head_bytes_max: usize,
     /// At most 64.
     pub field_count_max: usize,
-}
-
-/// Why a request is refused. [`RequestError::status`] says how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RequestError {
-    LineEndInvalid,
-    LineFolded,
-    RequestLineInvalid,
-    MethodNotImplemented,
-    TargetInvalid,
-    TargetTooLong,
-    VersionUnsupported,
-    HeadTooLong,
-    FieldInvalid,
-    FieldsTooMany,
-    HostMissing,
-    HostRepeated,
-    HostInvalid,
-    ContentLengthInvalid,
-    ContentLengthRepeated,
-    TransferEncodingUnsupported,
-    /// HTTP/1.0 does not know it (RFC 9112 section 6.1).
-    TransferEncodingInOldVersion,
-    BothLengths,
-    ExpectationUnknown,
-    BodyTooLong,
-    ChunkInvalid,
-    ChunkExtensionsTooLong,
-    TrailersTooLong,
 }
 
 /// Reads a head at the beginning of `bytes`, and how long it is, with the empty lines that may
@@ -151,201 +112,11 @@ impl Default for HeadLimits {
     }
 }
 
-impl RequestError {
-    /// The status of the response. The connection is closed after it.
-    pub fn status(self) -> u16 {
-        match self {
-            Self::LineEndInvalid
-            | Self::LineFolded
-            | Self::RequestLineInvalid
-            | Self::TargetInvalid
-            | Self::FieldInvalid
-            | Self::HostMissing
-            | Self::HostRepeated
-            | Self::HostInvalid
-            | Self::ContentLengthInvalid
-            | Self::ContentLengthRepeated
-            | Self::TransferEncodingInOldVersion
-            | Self::BothLengths
-            | Self::ChunkInvalid
-            | Self::ChunkExtensionsTooLong => 400,
-            Self::BodyTooLong => 413,
-            Self::TargetTooLong => 414,
-            Self::ExpectationUnknown => 417,
-            Self::HeadTooLong | Self::FieldsTooMany | Self::TrailersTooLong => 431,
-            Self::MethodNotImplemented | Self::TransferEncodingUnsupported => 501,
-            Self::VersionUnsupported => 505,
-        }
-    }
-
-    /// One sentence for the body of the response.
-    pub fn message(self) -> &'static str {
-        match self {
-            Self::LineEndInvalid => "A line of the request head does not end with CR LF.",
-            Self::LineFolded => "A header field continues on a second line.",
-            Self::RequestLineInvalid => "The request line is not `METHOD target HTTP/1.1`.",
-            Self::MethodNotImplemented => "The request method is not implemented.",
-            Self::TargetInvalid => "The request target is not a path or an http URI.",
-            Self::TargetTooLong => "The request target is too long.",
-            Self::VersionUnsupported => "Only HTTP/1.0 and HTTP/1.1 are spoken here.",
-            Self::HeadTooLong => "The request head is too long.",
-            Self::FieldInvalid => "A header field is not `Name: value`.",
-            Self::FieldsTooMany => "The request has too many header fields.",
-            Self::HostMissing => "The Host header field is missing.",
-            Self::HostRepeated => "There is more than one Host header field.",
-            Self::HostInvalid => "The Host header field is not `host` or `host:port`.",
-            Self::ContentLengthInvalid => "The Content-Length is not a number of bytes.",
-            Self::ContentLengthRepeated => "There is more than one Content-Length.",
-            Self::TransferEncodingUnsupported => "The only Transfer-Encoding here is `chunked`.",
-            Self::TransferEncodingInOldVersion => "HTTP/1.0 has no Transfer-Encoding.",
-            Self::BothLengths => "There are both a Content-Length and a Transfer-Encoding.",
-            Self::ExpectationUnknown => "The only expectation met here is `100-continue`.",
-            Self::BodyTooLong => "The request body is too long.",
-            Self::ChunkInvalid => "The chunked body is malformed.",
-            Self::ChunkExtensionsTooLong => "The chunked body has too long chunk extensions.",
-            Self::TrailersTooLong => "The chunked body has too long trailers.",
-        }
-    }
-}
-
-impl Method {
-    fn parse(token: &[u8]) -> Self {
-        match token {
-            b"GET" => Self::Get,
-            b"HEAD" => Self::Head,
-            b"POST" => Self::Post,
-            b"PUT" => Self::Put,
-            b"PATCH" => Self::Patch,
-            b"DELETE" => Self::Delete,
-            b"OPTIONS" => Self::Options,
-            _ => Self::Other,
-        }
-    }
-}
-
-/// RFC 9110 section 5.6.2.
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
 /// Places in [`Head::text`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Field {
     name: Range<usize>,
     value: Range<usize>,
-}
-
-/// Where the parts of a complete head are.
-struct Lines {
-    /// The request line.
-    start: usize,
-    /// The first field, right after the request line's CR LF.
-    fields: usize,
-    /// After the empty line.
-    end: usize,
-}
-
-/// Finds the lines of a head and checks how they end. What is complete is checked even when the
-/// head is not, so that a hopeless head is refused early.
-fn find_lines(bytes: &[u8], head_bytes_max: usize) -> Result<Option<Lines>, RequestError> {
-    let bounded = &bytes[..bytes.len().min(head_bytes_max)];
-    // RFC 9112 section 2.2: empty lines before a request are ignored.
-    let start = bounded.chunks(2).take_while(|it| *it == b"\r\n").count() * 2;
-    if let Some(first) = bounded.get(start)
-        && !is_token_byte(*first)
-        && *first != b'\r'
-    {
-        return Err(RequestError::RequestLineInvalid);
-    }
-    let mut fields = None;
-    let mut line_start = start;
-    while let Some(length) = bounded[line_start..].iter().position(|it| *it == b'\n') {
-        let line_end = line_start + length + 1;
-        match bounded[line_start..line_end] {
-            [ref line @ .., b'\r', b'\n'] if !line.contains(&b'\r') => {}
-            _ => return Err(RequestError::LineEndInvalid),
-        }
-        match fields {
-            None => fields = Some(line_end),
-            Some(fields) if length == 1 => {
-                return Ok(Some(Lines { start, fields, end: line_end }));
-            }
-            Some(_) if matches!(bounded[line_start], b' ' | b'\t') => {
-                return Err(RequestError::LineFolded);
-            }
-            Some(_) => {}
-        }
-        line_start = line_end;
-    }
-    let unfinished = &bounded[line_start..];
-    if let Some((_, before)) = unfinished.split_last()
-        && before.contains(&b'\r')
-    {
-        return Err(RequestError::LineEndInvalid);
-    }
-    match fields {
-        _ if bytes.len() < head_bytes_max => Ok(None),
-        None => Err(RequestError::TargetTooLong),
-        Some(_) => Err(RequestError::HeadTooLong),
-    }
-}
-
-/// RFC 9112 section 3, with exactly one space between the parts.
-fn parse_request_line(line: &[u8]) -> Result<(Method, &str, u8), RequestError> {
-    let mut parts = line.split(|it| *it == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(RequestError::RequestLineInvalid);
-    };
-    if method.is_empty() || !method.iter().copied().all(is_token_byte) {
-        return Err(RequestError::RequestLineInvalid);
-    }
-    let minor_version = match version {
-        b"HTTP/1.0" => 0,
-        b"HTTP/1.1" => 1,
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
-            if major.is_ascii_digit() && minor.is_ascii_digit() =>
-        {
-            return Err(RequestError::VersionUnsupported);
-        }
-        _ => return Err(RequestError::RequestLineInvalid),
-    };
-    if method == b"CONNECT" {
-        return Err(RequestError::MethodNotImplemented);
-    }
-    let target = std::str::from_utf8(target).map_err(|_| RequestError::TargetInvalid)?;
-    Ok((Method::parse(method), target, minor_version))
-}
-
-/// Origin form, absolute form, and the asterisk of OPTIONS (RFC 9112 section 3.2).
-fn parse_target(target: &str, method: Method) -> Result<(String, Option<String>), RequestError> {
-    if !target.bytes().all(|it| it.is_ascii_graphic() && it != b'#') {
-        return Err(RequestError::TargetInvalid);
-    }
-    if target == "*" && method == Method::Options {
-        return Ok((target.to_owned(), None));
-    }
-    let origin = if target.starts_with('/') {
-        target
-    } else {
-        let after_scheme = ["http://", "https://"]
-            .iter()
-            .find(|it| target.get(..it.len()).is_some_and(|head| head.eq_ignore_ascii_case(it)))
-            .map(|it| &target[it.len()..])
-            .ok_or(RequestError::TargetInvalid)?;
-        let length = after_scheme.find(['/', '?']).unwrap_or(after_scheme.len());
-        let (authority, origin) = after_scheme.split_at(length);
-        if !is_host(authority) {
-            return Err(RequestError::TargetInvalid);
-        }
-        origin
-    };
-    let (path, query) = match origin.split_once('?') {
-        Some((path, query)) => (path, Some(query.to_owned())),
-        None => (origin, None),
-    };
-    Ok((if path.is_empty() { "/" } else { path }.to_owned(), query))
 }
 
 fn parse_fields(
@@ -383,32 +154,6 @@ fn check_host(head: &Head) -> Result<(), RequestError> {
         (Some(host), None) if is_host(host) => Ok(()),
         (Some(_), None) => Err(RequestError::HostInvalid),
     }
-}
-
-/// `host` or `host:port` (RFC 3986 section 3.2). The host is not empty, and there is no user.
-fn is_host(authority: &str) -> bool {
-    let (host_is_valid, after) = match authority.strip_prefix('[') {
-        Some(rest) => match rest.split_once(']') {
-            Some((address, after)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), after),
-            None => return false,
-        },
-        None => {
-            let length = authority.find(':').unwrap_or(authority.len());
-            let (name, after) = authority.split_at(length);
-            let valid = name
-                .bytes()
-                .all(|it| it.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&it));
-            (valid && !name.is_empty(), after)
-        }
-    };
-    let port_is_valid = match after.strip_prefix(':') {
-        Some(port) => {
-            port.bytes().all(|it| it.is_ascii_digit())
-                && (port.is_empty() || port.parse::<u16>().is_ok())
-        }
-        None => after.is_empty(),
-    };
-    host_is_valid && port_is_valid
 }
 
 /// RFC 9110 section 10.1.1. A client of HTTP/1.0 cannot expect anything; what it says is ignored.
@@ -451,3 +196,198 @@ fn framing(head: &Head) -> Result<Framing, RequestError> {
 }
 
 const FIELD_COUNT_MAX: usize = 64;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::RequestError::*;
+    use super::*;
+
+    pub(in crate::codec) fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, RequestError> {
+        parse_head(bytes, &HeadLimits::default())
+    }
+
+    pub(in crate::codec) fn head(text: &str) -> Head {
+        let (head, length) = parse(text.as_bytes()).expect("valid").expect("complete");
+        assert_eq!(length, text.len());
+        head
+    }
+
+    #[test]
+    fn a_head_with_everything() {
+        let text = "POST /a/b%20c?x=1&y=%2F?z HTTP/1.1\r\nHost: example.org:8080\r\n\
+                    Content-Length: 12\r\nX-Empty:\r\nCookie: \t a=b \r\nCookie: c\r\n\
+                    Connection: Keep-Alive , Upgrade\r\nUser-Agent: caf\u{e9}\r\n\r\n";
+        let head = head(text);
+        assert_eq!(head.method, Method::Post);
+        assert_eq!(head.path, "/a/b%20c");
+        assert_eq!(head.query.as_deref(), Some("x=1&y=%2F?z"));
+        assert_eq!(head.minor_version, 1);
+        assert_eq!(head.framing, Framing::Length(12));
+        assert_eq!(head.header("HOST"), Some("example.org:8080"));
+        assert_eq!(head.header("x-empty"), Some(""));
+        assert_eq!(head.header("absent"), None);
+        assert_eq!(head.headers("cookie").collect::<Vec<_>>(), ["a=b", "c"]);
+        assert_eq!(head.header("user-agent"), Some("caf\u{e9}"));
+        assert!(head.has_token("connection", "UPGRADE"));
+        assert!(!head.has_token("connection", "close"));
+        assert!(head.keep_alive() && !head.is_upgrade() && !head.expects_continue());
+    }
+
+    #[test]
+    fn what_follows_the_head_is_left_alone() {
+        let text = b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\nGET /next";
+        let (head, length) = parse(text).expect("valid").expect("complete");
+        assert_eq!((head.path.as_str(), length), ("/", text.len() - 9));
+    }
+
+    #[test]
+    fn targets() {
+        for (target, path, query) in [
+            ("/", "/", None),
+            ("/?", "/", Some("")),
+            ("//x/../y", "//x/../y", None),
+            ("http://example.org", "/", None),
+            ("HTTPS://example.org:443/a?b", "/a", Some("b")),
+            ("http://[::1]:4000?b", "/", Some("b")),
+        ] {
+            let head = head(&format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            assert_eq!((head.path.as_str(), head.query.as_deref()), (path, query), "{target}");
+        }
+        assert_eq!(head("OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n").path, "*");
+    }
+
+    #[test]
+    fn questions_about_a_head() {
+        type Question = fn(&Head) -> bool;
+        let rows: [(&str, &str, Question, bool); 13] = [
+            ("1.1 stays", "1.1\r\nHost: a", Head::keep_alive, true),
+            ("1.1 closes", "1.1\r\nHost: a\r\nConnection: close", Head::keep_alive, false),
+            (
+                "close wins",
+                "1.1\r\nHost: a\r\nConnection: keep-alive, close",
+                Head::keep_alive,
+                false,
+            ),
+            ("1.0 closes", "1.0", Head::keep_alive, false),
+            ("1.0 stays", "1.0\r\nConnection: Keep-Alive", Head::keep_alive, true),
+            ("expects", "1.1\r\nHost: a\r\nExpect: 100-Continue", Head::expects_continue, true),
+            ("1.0 does not", "1.0\r\nExpect: 100-continue", Head::expects_continue, false),
+            ("nor anything", "1.0\r\nExpect: tea", Head::expects_continue, false),
+            (
+                "upgrade",
+                "1.1\r\nHost: a\r\nConnection: x, upgrade\r\nUpgrade: WebSocket",
+                Head::is_upgrade,
+                true,
+            ),
+            ("not listed", "1.1\r\nHost: a\r\nUpgrade: websocket", Head::is_upgrade, false),
+            ("not named", "1.1\r\nHost: a\r\nConnection: upgrade", Head::is_upgrade, false),
+            (
+                "h2c",
+                "1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c",
+                Head::is_upgrade,
+                false,
+            ),
+            ("1.0", "1.0\r\nConnection: upgrade\r\nUpgrade: websocket", Head::is_upgrade, false),
+        ];
+        for (name, rest, question, answer) in rows {
+            assert_eq!(question(&head(&format!("GET / HTTP/{rest}\r\n\r\n"))), answer, "{name}");
+        }
+    }
+
+    #[test]
+    fn refusals() {
+        let rows: [(&str, RequestError); 52] = [
+            ("GET / HTTP/1.1\nHost: a\n\n", LineEndInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", LineEndInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\n\n", LineEndInvalid),
+            ("GET / HTTP/1.1\r\nA: b\rc\r\n", LineEndInvalid),
+            ("GET / HTTP/1.1\r\r\n", LineEndInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\n b\r\n\r\n", LineFolded),
+            ("GET / HTTP/1.1\r\n Host: a\r\n\r\n", LineFolded),
+            ("\x16\x03\x01", RequestLineInvalid),
+            (" GET / HTTP/1.1\r\n", RequestLineInvalid),
+            ("\nGET / HTTP/1.1\r\n", RequestLineInvalid),
+            ("GET  / HTTP/1.1\r\n\r\n", RequestLineInvalid),
+            ("GET / HTTP/1.1 \r\n\r\n", RequestLineInvalid),
+            ("GET /\r\n\r\n", RequestLineInvalid),
+            ("GET\t/ HTTP/1.1\r\n\r\n", RequestLineInvalid),
+            ("G(T / HTTP/1.1\r\n\r\n", RequestLineInvalid),
+            ("GET / http/1.1\r\n\r\n", RequestLineInvalid),
+            ("GET / HTTP/1.10\r\n\r\n", RequestLineInvalid),
+            ("GET / HTTP/2.0\r\n\r\n", VersionUnsupported),
+            ("PRI * HTTP/2.0\r\n\r\n", VersionUnsupported),
+            ("GET / HTTP/0.9\r\n\r\n", VersionUnsupported),
+            ("GET / HTTP/1.2\r\n\r\n", VersionUnsupported),
+            ("CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", MethodNotImplemented),
+            ("GET * HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET a HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET http:///x HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET http://u@a/x HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET /\u{e4} HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET /\x7f HTTP/1.1\r\nHost: a\r\n\r\n", TargetInvalid),
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", FieldInvalid),
+            ("GET / HTTP/1.1\r\nHost\r\n\r\n", FieldInvalid),
+            ("GET / HTTP/1.1\r\n: a\r\n\r\n", FieldInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\0\r\n\r\n", FieldInvalid),
+            ("GET / HTTP/1.1\r\n\r\n", HostMissing),
+            ("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", HostRepeated),
+            ("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", HostRepeated),
+            ("GET / HTTP/1.1\r\nHost:\r\n\r\n", HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: a b\r\n\r\n", HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: a:70000\r\n\r\n", HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: [::1\r\n\r\n", HostInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\nExpect: tea\r\n\r\n", ExpectationUnknown),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: +1\r\n\r\n", ContentLengthInvalid),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length:\r\n\r\n", ContentLengthInvalid),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616\r\n\r\n",
+                ContentLengthInvalid,
+            ),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n", ContentLengthRepeated),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+                ContentLengthRepeated,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+                TransferEncodingUnsupported,
+            ),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n",
+                TransferEncodingUnsupported,
+            ),
+            ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncodingInOldVersion),
+            (
+                "GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\
+                 Content-Length: 1\r\n\r\n",
+                BothLengths,
+            ),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(parse(text.as_bytes()), Err(expected), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn limits() {
+        let limits = HeadLimits { head_bytes_max: 60, field_count_max: 3 };
+        let exact = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(28));
+        assert_eq!(exact.len(), 60);
+        assert!(matches!(parse_head(exact.as_bytes(), &limits), Ok(Some((_, 60)))));
+        let longer = exact.replace("X: ", "X: x");
+        for (text, expected) in [
+            (longer.as_str(), HeadTooLong),
+            (&longer[..60], HeadTooLong),
+            (&format!("GET /{}", "x".repeat(100)), TargetTooLong),
+            ("GET / HTTP/1.1\r\nHost: a\r\nB:\r\nC:\r\nD:\r\n\r\n", FieldsTooMany),
+        ] {
+            assert_eq!(parse_head(text.as_bytes(), &limits), Err(expected), "{text:?}");
+        }
+        assert_eq!(parse_head(&longer.as_bytes()[..59], &limits), Ok(None));
+        assert!(parse_head(b"GET / HTTP/1.1\r\nHost: a\r\nB:\r\nC:\r\n\r\n", &limits).is_ok());
+    }
+}

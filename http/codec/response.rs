@@ -146,3 +146,91 @@ fn reason_phrase(status: u16) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const OPTIONS: EncodeOptions<'_> =
+        EncodeOptions { head_only: false, close: false, minor_version: 1, date: DATE };
+
+    fn encode(response: &Response, options: EncodeOptions<'_>) -> String {
+        let mut out = BytesMut::new();
+        response.encode(&mut out, options);
+        String::from_utf8(out.to_vec()).expect("ASCII").replace(DATE, "now")
+    }
+
+    #[test]
+    fn responses() {
+        let text = Response::text(200, "ok");
+        let rows = [
+            (
+                "text",
+                text.clone(),
+                OPTIONS,
+                "HTTP/1.1 200 OK\r\nDate: now\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                 Content-Length: 2\r\n\r\nok",
+            ),
+            (
+                "to HEAD, closing",
+                text.clone(),
+                EncodeOptions { head_only: true, close: true, ..OPTIONS },
+                "HTTP/1.1 200 OK\r\nDate: now\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                 Content-Length: 2\r\nConnection: close\r\n\r\n",
+            ),
+            (
+                "to HTTP/1.0, staying",
+                Response::empty(405).with_header("Allow", "GET, HEAD"),
+                EncodeOptions { minor_version: 0, ..OPTIONS },
+                "HTTP/1.1 405 Method Not Allowed\r\nDate: now\r\nAllow: GET, HEAD\r\n\
+                 Content-Length: 0\r\nConnection: keep-alive\r\n\r\n",
+            ),
+            (
+                "to HTTP/1.0, closing",
+                Response::empty(431),
+                EncodeOptions { minor_version: 0, close: true, ..OPTIONS },
+                "HTTP/1.1 431 Request Header Fields Too Large\r\nDate: now\r\n\
+                 Content-Length: 0\r\nConnection: close\r\n\r\n",
+            ),
+            ("204", Response::empty(204), OPTIONS, "HTTP/1.1 204 No Content\r\nDate: now\r\n\r\n"),
+            (
+                "304 with a body that must not be sent",
+                Response { body: Bytes::from_static(b"x"), ..Response::empty(304) },
+                OPTIONS,
+                "HTTP/1.1 304 Not Modified\r\nDate: now\r\n\r\n",
+            ),
+            ("100", Response::empty(100), OPTIONS, "HTTP/1.1 100 Continue\r\n\r\n"),
+            (
+                "a status without a phrase",
+                Response::empty(299),
+                OPTIONS,
+                "HTTP/1.1 299 \r\nDate: now\r\nContent-Length: 0\r\n\r\n",
+            ),
+        ];
+        for (name, response, options, expected) in rows {
+            assert_eq!(encode(&response, options), expected, "{name}");
+        }
+        assert_eq!(CONTINUE, encode(&Response::empty(100), OPTIONS).as_bytes());
+    }
+
+    #[test]
+    fn no_value_ends_its_line() {
+        let response = Response::empty(301).with_header("Location", "/a\r\nSet-Cookie: b\0\x7f");
+        assert_eq!(response.header("location"), Some("/aSet-Cookie: b"));
+    }
+
+    #[test]
+    fn a_large_body_is_not_copied() {
+        let mut out = BytesMut::new();
+        let response = Response::text(200, vec![b'x'; 1 << 20]);
+        response.encode_head(&mut out, OPTIONS);
+        assert!(out.len() < 200 && out.ends_with(b"Content-Length: 1048576\r\n\r\n"));
+    }
+
+    #[test]
+    fn dates() {
+        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(784_111_777);
+        assert_eq!(http_date(time), DATE);
+    }
+}
