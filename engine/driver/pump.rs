@@ -84,8 +84,8 @@ pub(super) struct Pump<W: Machine, K: Kernel> {
     listener: Rc<K::Socket>,
     /// Waits for mail and, if the machine wants one, for a connection. Both may still wait when the
     /// machine stops; they are not tasks, because monoio keeps tasks that wait, and what they hold.
-    mail: Pin<Box<dyn Future<Output = Infallible>>>,
-    accept: Option<(Token, Pin<Box<dyn Future<Output = Accepted>>>)>,
+    mail: Waiting<Infallible>,
+    accept: Option<(Token, Waiting<Accepted>)>,
     sockets: Slots<K::Socket>,
     files: Vec<Option<File<K>>>,
     /// Completions of what was done on the spot.
@@ -450,6 +450,8 @@ async fn take_mail<K: Kernel, M>(
         mailbox.take(&mut hub.parcels.borrow_mut());
     }
 }
+
+type Waiting<T> = Pin<Box<dyn Future<Output = T>>>;
 
 type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
 
