@@ -79,19 +79,41 @@ fn wrong_settings_end_with_78() {
     let file = temp.path().join("incoming.toml");
     let place = file.display().to_string();
     for (content, told) in [
-        ("\nlsiten = '127.0.0.1:1'\n", ", line 2: lsiten = '127.0.0.1:1': this key is not known\n  remedy: did you mean listen?"),
-        ("runtime = 'tokio'", ", line 1: runtime = \"tokio\": it is none of the possible values\n  remedy: write one of monoio, tokio-uring"),
+        (
+            "\nlsiten = '127.0.0.1:1'\n",
+            ", line 2: lsiten = '127.0.0.1:1': this key is not known\n  remedy: did you mean listen?",
+        ),
+        (
+            "runtime = 'tokio'",
+            ", line 1: runtime = \"tokio\": it is none of the possible values\n  remedy: write one of monoio, tokio-uring",
+        ),
         ("listen", ", line 1: it is not TOML: "),
     ] {
         fs::write(&file, content).unwrap();
-        assert_refused(incoming().arg("serve").arg("--config").arg(&file), 78, &format!("error: {place}{told}"));
+        assert_refused(
+            incoming().arg("serve").arg("--config").arg(&file),
+            78,
+            &format!("error: {place}{told}"),
+        );
         assert_refused(incoming().arg("serve").env("INCOMING_CONFIG", &file), 78, &place);
     }
     for (name, value, told) in [
-        ("INCOMING_MEMORY", "lots", "error: environment: INCOMING_MEMORY=\"lots\": it does not begin with a whole number\n"),
-        ("INCOMING_MEMROY", "64MiB", "this key is not known\n  remedy: did you mean INCOMING_MEMORY?"),
+        (
+            "INCOMING_MEMORY",
+            "lots",
+            "error: environment: INCOMING_MEMORY=\"lots\": it does not begin with a whole number\n",
+        ),
+        (
+            "INCOMING_MEMROY",
+            "64MiB",
+            "this key is not known\n  remedy: did you mean INCOMING_MEMORY?",
+        ),
         ("INCOMING_LOG", "incoming=loud", "it is not a filter for the log: "),
-        ("INCOMING_CONFIG", "/nonexistent.toml", "environment: INCOMING_CONFIG=/nonexistent.toml: the file cannot be read"),
+        (
+            "INCOMING_CONFIG",
+            "/nonexistent.toml",
+            "environment: INCOMING_CONFIG=/nonexistent.toml: the file cannot be read",
+        ),
     ] {
         assert_refused(incoming().arg("serve").env(name, value), 78, told);
     }
@@ -119,7 +141,8 @@ fn what_cannot_start_ends_with_1_and_says_why() {
     let taken = TcpListener::bind(taken).unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let dir = temp.path().join("storage");
-    let told = format!("error: listen = \"{address}\": cannot listen there: Address already in use");
+    let told =
+        format!("error: listen = \"{address}\": cannot listen there: Address already in use");
     assert_refused(serve(&dir).args(["--listen", &address]), 1, &told);
     assert_refused(
         serve(&dir).args(["--listen", "192.0.2.1:4000"]),
@@ -138,7 +161,8 @@ fn what_cannot_start_ends_with_1_and_says_why() {
 fn a_second_server_on_the_same_directory_or_port_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let mut first = Running::start(&mut serve(temp.path()));
-    let told = format!("another server uses it (process {})\n  remedy: stop that", first.child.id());
+    let told =
+        format!("another server uses it (process {})\n  remedy: stop that", first.child.id());
     assert_refused(&mut serve(temp.path()), 1, &told);
     let other = temp.path().join("other");
     assert_refused(
@@ -182,7 +206,8 @@ fn warnings_that_an_operator_needs() {
     fs::create_dir(temp.path().join("parts")).unwrap();
     fs::write(temp.path().join("parts/left"), "over").unwrap();
     let mut command = serve(temp.path());
-    let mut server = Running::start(command.args(["--listen", "0.0.0.0:0", "--log-format", "text"]));
+    let mut server =
+        Running::start(command.args(["--listen", "0.0.0.0:0", "--log-format", "text"]));
     server.stop(Signal::TERM);
     let log = server.log();
     assert!(log.contains("WARN the network reaches the backend routes; let the proxy"), "{log}");
