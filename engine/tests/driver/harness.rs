@@ -28,6 +28,8 @@ pub(crate) enum Mail {
     /// Call `on_timeout` then.
     TimeoutAt(Instant),
     Stop,
+    /// A mistake in the machine.
+    Panic,
     /// To be reported as it is.
     Hello(String),
     Report(Report),
@@ -287,6 +289,7 @@ impl Puppet {
             }
             Mail::TimeoutAt(at) => self.timeout_at = Some(at),
             Mail::Stop => self.stopping = true,
+            Mail::Panic => panic!("as the test wants it"),
             Mail::Hello(text) => self.report(Report::Hello { core: self.core, text }),
             Mail::Report(report) => unreachable!("{report:?} is for the test"),
         }
