@@ -135,12 +135,14 @@ impl<M> Store<M> {
     }
 
     /// A connection takes the upload over, or goes on with it. What came before is written first;
-    /// [`StoreEvent::Attached`] then says where to go on.
+    /// [`StoreEvent::Attached`] then says where to go on. Not while it is finished: then this is
+    /// ignored, and [`StoreEvent::Arrived`] or [`StoreEvent::Failed`] comes.
     pub fn attach(&mut self, now: Instant, upload: UploadKey) {
         self.set_goal(now, upload, Goal::Attach);
     }
 
-    /// Nobody sends any more. What has come is written, the file is closed.
+    /// Nobody sends any more. What has come is written, the file is closed. What is being finished
+    /// goes on: it needs nobody.
     pub fn detach(&mut self, now: Instant, upload: UploadKey) {
         self.set_goal(now, upload, Goal::Idle);
     }
@@ -160,7 +162,8 @@ impl<M> Store<M> {
     /// Forgets an upload that has arrived or failed; its file stays.
     pub fn forget(&mut self, upload: UploadKey) {
         let part = self.part(upload.slot);
-        assert!(part.goal == Goal::Idle && !part.is_open && part.is_quiet());
+        assert!(!part.is_open && part.is_quiet(), "its file is closed");
+        self.drop_staging(upload.slot);
         self.free_slot(upload.slot);
     }
 
@@ -218,6 +221,11 @@ impl<M> Store<M> {
         &self.memory
     }
 
+    /// For a kernel that is simulated: it reads into the slices it was lent.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
     /// No op is in flight or to be started.
     pub fn is_quiet(&self) -> bool {
         self.in_flight_count == 0 && self.ops.is_empty()
@@ -228,12 +236,22 @@ impl<M> Store<M> {
         self.staging.leased_bytes()
     }
 
+    /// Memory that holds unfinished last blocks between leases, in bytes.
+    pub fn kept_bytes(&self) -> u32 {
+        self.blocks.leased_bytes()
+    }
+
     fn set_goal(&mut self, now: Instant, upload: UploadKey, goal: Goal) {
         assert!(self.get(upload).is_some(), "a known upload");
+        let part = self.part_mut(upload.slot);
+        assert!(part.goal != Goal::Discard, "nothing follows removal");
+        let is_finishing = matches!(part.goal, Goal::Finish(_));
+        if is_finishing && matches!(goal, Goal::Attach | Goal::Idle) {
+            return;
+        }
+        part.wants_room = false;
         self.waiting.retain(|it| *it != upload);
         let part = self.part_mut(upload.slot);
-        part.wants_room = false;
-        assert!(part.goal != Goal::Discard, "nothing follows removal");
         part.goal = goal;
         if part.goal != Goal::Discard {
             self.flush_part(upload.slot);

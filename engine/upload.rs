@@ -83,6 +83,13 @@ impl Upload {
         self.check();
     }
 
+    /// Forgets everything, also what was acknowledged: the disk has lost some of it. The client
+    /// sends it all again.
+    pub fn start_over(&mut self) {
+        (self.acked, self.written) = (0, 0);
+        self.roll_back();
+    }
+
     /// Another length, while nothing has been received.
     pub fn set_length(&mut self, length: u64) {
         assert_eq!(self.received, 0);
@@ -157,6 +164,17 @@ mod tests {
         upload.on_write_started(250);
         upload.roll_back();
         assert_eq!((upload.received(), upload.written()), (100, 100));
+    }
+
+    #[test]
+    fn starts_over_when_the_disk_lost_bytes() {
+        let mut upload = Upload::new(300);
+        upload.on_received(300).unwrap();
+        let write = upload.on_write_started(300);
+        upload.on_written(write);
+        upload.on_acked(300);
+        upload.start_over();
+        assert_eq!((upload.received(), upload.written(), upload.acked()), (0, 0, 0));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use engine::driver::Runtime;
 use tracing_subscriber::EnvFilter;
 
 pub use layers::{ConfigError, Given, Layers, Source};
@@ -41,21 +42,6 @@ pub struct Config {
     pub log_format: LogFormat,
     /// In the syntax of [`EnvFilter`].
     pub log: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Runtime {
-    Monoio,
-    TokioUring,
-}
-
-impl Runtime {
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Monoio => "monoio",
-            Self::TokioUring => "tokio-uring",
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,6 +7,7 @@
 //! task that does keeps monoio from entering the ring.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -81,11 +82,15 @@ pub(super) struct Pump<W: Machine, K: Kernel> {
     helper: Helper,
     hub: Rc<Hub<W::Mail>>,
     listener: Rc<K::Socket>,
+    /// Waits for mail and, if the machine wants one, for a connection. Both may still wait when the
+    /// machine stops; they are not tasks, because monoio keeps tasks that wait, and what they hold.
+    mail: Pin<Box<dyn Future<Output = Infallible>>>,
+    accept: Option<(Token, Pin<Box<dyn Future<Output = Accepted>>>)>,
     sockets: Slots<K::Socket>,
     files: Vec<Option<File<K>>>,
     /// Completions of what was done on the spot.
     done: Vec<Completion>,
-    /// Ops that may use memory of the machine. An `Accept` does not, and may outlive the run.
+    /// Ops that may use memory of the machine: all but `Accept`.
     in_flight_count: usize,
 }
 
@@ -106,7 +111,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             waker: Cell::default(),
             mailbox: mailbox.sender(),
         });
-        K::spawn(take_mail::<K, W::Mail>(bell, mailbox, hub.clone()));
+        let mail = Box::pin(take_mail::<K, W::Mail>(bell, mailbox, hub.clone()));
         Ok(Self {
             machine,
             kernel,
@@ -115,6 +120,8 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             helper,
             hub,
             listener,
+            mail,
+            accept: None,
             sockets: Slots::default(),
             files: Vec::new(),
             done: Vec::new(),
@@ -132,7 +139,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
                 break;
             }
             timer.set(self.machine.poll_timeout());
-            poll_fn(|cx| self.hub.poll(cx, &mut timer, &mut batch)).await;
+            poll_fn(|cx| self.poll_parcels(cx, &mut timer, &mut batch)).await;
             let now = Instant::now();
             for parcel in batch.drain(..) {
                 self.deliver(now, parcel);
@@ -141,6 +148,28 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
                 self.machine.on_timeout(now);
             }
         }
+    }
+
+    /// Ready when something has happened or the time has come.
+    fn poll_parcels(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Timer<K>,
+        batch: &mut Vec<Parcel<W::Mail>>,
+    ) -> Poll<()> {
+        let Poll::Pending = self.mail.as_mut().poll(cx);
+        if let Some((token, accept)) = &mut self.accept
+            && let Poll::Ready(result) = accept.as_mut().poll(cx)
+        {
+            batch.push(Parcel::Accepted { token: *token, result });
+            self.accept = None;
+        }
+        batch.append(&mut self.hub.parcels.borrow_mut());
+        if !batch.is_empty() {
+            return Poll::Ready(());
+        }
+        self.hub.waker.set(Some(cx.waker().clone()));
+        timer.poll(cx)
     }
 
     fn start_ops(&mut self) {
@@ -161,7 +190,9 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
     fn start(&mut self, token: Token, op: Op<W::Mail>) {
         match op {
             Op::Accept => {
-                K::spawn(accept::<K, W::Mail>(token, self.listener.clone(), self.hub.clone()))
+                let before =
+                    self.accept.replace((token, Box::pin(accept::<K>(self.listener.clone()))));
+                assert!(before.is_none(), "one Accept at a time");
             }
             Op::Readable { socket } => {
                 let ready = K::ready(self.sockets.at(socket.0).clone(), Wait::Read);
@@ -359,34 +390,10 @@ pub(super) struct Hub<M> {
 
 impl<M> Hub<M> {
     pub(super) fn complete(&self, token: Token, result: Result<Output, Errno>) {
-        self.put(Parcel::Completion(Completion { token, result }));
-    }
-
-    fn put(&self, parcel: Parcel<M>) {
-        self.parcels.borrow_mut().push(parcel);
-        self.wake();
-    }
-
-    fn wake(&self) {
+        self.parcels.borrow_mut().push(Parcel::Completion(Completion { token, result }));
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
-    }
-
-    /// Ready when something has happened or the time has come.
-    fn poll<K: Kernel>(
-        &self,
-        cx: &mut Context<'_>,
-        timer: &mut Timer<K>,
-        batch: &mut Vec<Parcel<M>>,
-    ) -> Poll<()> {
-        let mut parcels = self.parcels.borrow_mut();
-        if !parcels.is_empty() {
-            std::mem::swap(&mut *parcels, batch);
-            return Poll::Ready(());
-        }
-        self.waker.set(Some(cx.waker().clone()));
-        timer.poll(cx)
     }
 }
 
@@ -433,19 +440,22 @@ impl<K: Kernel> Default for Timer<K> {
 }
 
 /// Brings what other threads send, for as long as the core runs.
-async fn take_mail<K: Kernel, M>(bell: Rc<K::Socket>, mailbox: Receiver<M>, hub: Rc<Hub<M>>) {
+async fn take_mail<K: Kernel, M>(
+    bell: Rc<K::Socket>,
+    mailbox: Receiver<M>,
+    hub: Rc<Hub<M>>,
+) -> Infallible {
     loop {
         K::ready(bell.clone(), Wait::Read).await.expect("an eventfd can be polled");
         mailbox.take(&mut hub.parcels.borrow_mut());
-        hub.wake();
     }
 }
 
-async fn accept<K: Kernel, M>(token: Token, listener: Rc<K::Socket>, hub: Rc<Hub<M>>) {
-    let result = loop {
-        if let Err(error) = K::ready(listener.clone(), Wait::Read).await {
-            break Err(error);
-        }
+type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
+
+async fn accept<K: Kernel>(listener: Rc<K::Socket>) -> Accepted {
+    loop {
+        K::ready(listener.clone(), Wait::Read).await?;
         match accept_now(&*listener) {
             Err(OsError::AGAIN | OsError::INTR) => {}
             // These are errors of one connection, which is gone (accept(2), "Error handling").
@@ -459,10 +469,9 @@ async fn accept<K: Kernel, M>(token: Token, listener: Rc<K::Socket>, hub: Rc<Hub
                 | OsError::HOSTUNREACH
                 | OsError::OPNOTSUPP,
             ) => {}
-            result => break result.map_err(errno),
+            result => return result.map_err(errno),
         }
-    };
-    hub.put(Parcel::Accepted { token, result });
+    }
 }
 
 /// Non-blocking serves every runtime: nobody ever waits inside a call on a socket.

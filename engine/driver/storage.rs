@@ -84,7 +84,6 @@ fn judge(offset_alignment_bytes: u32, memory_alignment_bytes: u32) -> DirectSupp
     }
 }
 
-#[expect(clippy::unnecessary_cast, reason = "the field's type depends on the architecture")]
 fn kind_of(statfs: &StatFs) -> u64 {
     // Numbers of 32 bits, in a field that is signed on some architectures.
     u64::from(statfs.f_type as u32)

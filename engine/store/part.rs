@@ -41,6 +41,10 @@ pub(super) struct Part {
     pub(super) wants_room: bool,
     /// A write, a sync or a step failed. Nothing is started until everything has ended.
     pub(super) broken: Option<Errno>,
+    /// A sync failed: what was written before may be lost, and no later sync would say so.
+    pub(super) is_doubtful: bool,
+    /// Where a rename under way takes the file.
+    pub(super) renaming_to: Option<PathBuf>,
 }
 
 /// What the upload's owner wants to be true next.
@@ -134,6 +138,8 @@ impl Part {
             is_reading: false,
             wants_room: false,
             broken: None,
+            is_doubtful: false,
+            renaming_to: None,
         }
     }
 

@@ -34,8 +34,10 @@ impl<M> Store<M> {
                 return Room::Waiting;
             }
             if !self.waiting.is_empty() || !self.begin_staging(now, slot) {
-                assert!(!self.waiting.contains(&upload), "asked again before the answer");
-                self.waiting.push_back(upload);
+                // An event from before a take-over may make its owner ask twice.
+                if !self.waiting.contains(&upload) {
+                    self.waiting.push_back(upload);
+                }
                 self.pressure_at.get_or_insert(now + PRESSURE_DELAY);
                 return Room::Waiting;
             }
@@ -224,9 +226,9 @@ impl<M> Store<M> {
         let error = match written {
             Ok(count) => {
                 assert!(count <= writing.length - writing.done);
-                // What remains of a direct write must begin at the start of a block again.
-                let count = if direct { count & !(BLOCK_BYTES - 1) } else { count };
-                writing.done += count;
+                // What remains of a direct write must begin at the start of a block again. If that
+                // is all of it, the next try says why, or succeeds.
+                writing.done += if direct { count & !(BLOCK_BYTES - 1) } else { count };
                 (count == 0).then_some(Errno::EIO)
             }
             Err(errno) => Some(errno),

@@ -45,6 +45,7 @@ impl<M> Store<M> {
     pub(super) fn on_step(&mut self, slot: u32, result: Result<Output, Errno>) {
         let part = self.part_mut(slot);
         let step = part.step.take().expect("a step was in flight");
+        let renamed_to = part.renaming_to.take();
         match (step, result) {
             (Step::Open, Ok(_)) => {
                 part.is_open = true;
@@ -54,14 +55,16 @@ impl<M> Store<M> {
             (Step::SetOwner, _) => self.start_step(slot, Step::Rename),
             // Gone is what it should be; anything else leaves the file for the operator.
             (Step::Remove, _) => self.end_removed(slot),
+            (Step::SyncData | Step::SyncLength, Err(errno)) => {
+                part.is_doubtful = true;
+                self.break_part(slot, errno);
+            }
             (_, Err(errno)) => self.break_part(slot, errno),
             (Step::SyncData, Ok(_)) => self.start_step(slot, Step::Truncate),
             (Step::Truncate, Ok(_)) => self.start_step(slot, Step::SyncLength),
             (Step::SyncLength, Ok(_)) => self.start_step(slot, Step::SetOwner),
             (Step::Rename, Ok(_)) => {
-                if let Goal::Finish(finish) = &part.goal {
-                    part.arrived_path = Some(finish.path.clone());
-                }
+                part.arrived_path = renamed_to;
                 self.start_step(slot, Step::SyncArrived);
             }
             (Step::SyncArrived, Ok(_)) => self.start_step(slot, Step::SyncParts),
@@ -96,7 +99,10 @@ impl<M> Store<M> {
             (Step::SetOwner, Goal::Finish(it)) => {
                 Op::SetOwner { path, mode: it.mode, owner_uid: it.owner_uid }
             }
-            (Step::Rename, Goal::Finish(it)) => Op::Rename { from: path, to: it.path.clone() },
+            (Step::Rename, Goal::Finish(it)) => {
+                part.renaming_to = Some(it.path.clone());
+                Op::Rename { from: path, to: it.path.clone() }
+            }
             (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
             (Step::SyncParts, _) => Op::SyncDirectory { path: self.config.parts_dir.clone() },
             (Step::Remove, _) => Op::Remove { path: part.arrived_path.clone().unwrap_or(path) },
@@ -108,7 +114,9 @@ impl<M> Store<M> {
     }
 
     fn attach_step(&mut self, now: Instant, slot: u32) {
-        if !self.part(slot).is_open {
+        let part = self.part(slot);
+        // A file that has arrived needs no more than to be finished.
+        if !part.is_open && part.arrived_path.is_none() {
             return self.open_file(slot);
         }
         let upload = self.key(slot);
@@ -137,6 +145,10 @@ impl<M> Store<M> {
     }
 
     fn end_finished(&mut self, slot: u32) {
+        // A removal asked for meanwhile; `advance` starts it.
+        if self.part(slot).goal == Goal::Discard {
+            return;
+        }
         self.close_file(slot);
         self.drop_staging(slot);
         let upload = self.key(slot);
@@ -160,8 +172,16 @@ impl<M> Store<M> {
         let direct = self.config.direct;
         let part = self.part_mut(slot);
         let errno = part.broken.take().expect("only a broken part ends here");
-        part.upload.roll_back();
-        if direct && part.upload.received() % u64::from(BLOCK_BYTES) != 0 {
+        if std::mem::take(&mut part.is_doubtful) {
+            part.upload.start_over();
+            // It may have been cut to its length.
+            if part.allocated != u64::MAX {
+                part.allocated = 0;
+            }
+        } else {
+            part.upload.roll_back();
+        }
+        if direct && !part.upload.received().is_multiple_of(u64::from(BLOCK_BYTES)) {
             part.tail = Tail::OnDisk;
         }
         if part.goal == Goal::Discard {

@@ -220,12 +220,25 @@ fn serves_many_connections_at_once(variant: Variant) {
 
 fn stops_with_an_accept_waiting(variant: Variant) {
     let mut cores = Cores::start(variant, 2);
-    let (_client, socket) = cores.connect(0);
+    let (mut client, socket) = cores.connect(0);
     cores.start_op(0, Op::Accept);
     let readable = cores.start_op(0, Op::Readable { socket });
-    cores.start_op(0, Op::Shutdown { socket, how: Direction::Both });
+    cores.start_op(0, Op::Shutdown { socket, how: Direction::Write });
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    // The machine is not stopped while an op of its own waits.
+    cores.tell(0, Mail::Stop);
+    assert!(!cores.has_completed(readable));
+    client.write_all(b"last words").unwrap();
     assert_eq!(cores.wait(readable), Ok(Output::Done));
+    let address = cores.addresses[0];
     cores.stop();
+    // Nobody listens any more, as soon as the kernel has cleaned up.
+    let is_refused = || {
+        std::thread::sleep(Duration::from_millis(20));
+        TcpStream::connect(address).is_err()
+    };
+    assert!((0..100).any(|_| is_refused()), "still listening");
+    assert_eq!(client.read(&mut [0]).unwrap_or(0), 0);
 }
 
 fn sleeps_when_nothing_happens(variant: Variant) {
