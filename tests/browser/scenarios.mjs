@@ -6,20 +6,26 @@ import assert from 'node:assert/strict';
 const MIB = 1024 * 1024;
 const WAIT_MS = 30_000;
 
-/** Opens a page, with files chosen in its file input, and closes it afterwards. */
-async function with_page(stage, url, input, files, act) {
+// Firefox reports lost connections in the same way as errors of the page.
+const CONNECTION_LOST = /^Firefox can.t establish a connection|^The connection to ws.* was interrupted/;
+
+/** Opens a page, lets `act` choose files in its file input, and closes it afterwards. */
+async function with_page(stage, url, input, act) {
   const page = await stage.browser.newPage();
   const complaints = [];
-  page.on('pageerror', (error) => complaints.push(error.message));
+  page.on('pageerror', (error) => {
+    if (!CONNECTION_LOST.test(error.message)) complaints.push(error.message);
+  });
   page.on('dialog', async (dialog) => {
     complaints.push(`dialog: ${dialog.message()}`);
     await dialog.dismiss();
   });
   try {
     await page.goto(url);
-    const choose = async () => {
+    // Choosing the same file twice would be no change.
+    const choose = async (...chosen) => {
       const element = await page.waitForSelector(input);
-      await element.uploadFile(...files.map((file) => file.path));
+      await element.uploadFile(...chosen.map((file) => file.path));
       await element.dispose();
     };
     await act(page, choose);
@@ -31,8 +37,8 @@ async function with_page(stage, url, input, files, act) {
 
 /** A page on which scenarios drive the library themselves, and what they ask it for. */
 async function with_library(stage, files, act) {
-  await with_page(stage, `http://${stage.app.host}/plain`, '#files', files, async (page, choose) => {
-    await choose();
+  await with_page(stage, `http://${stage.app.host}/plain`, '#files', async (page, choose) => {
+    await choose(...files);
     await act({
       page,
       async begin(index, id) {
@@ -198,7 +204,7 @@ async function cut_and_resume(stage) {
       await begin(0, id);
       for (const bytes of [2e6, 8e6]) {
         await until(0, `up.state === 'transferring' && up.bytes_acked > ${bytes}`);
-        assert.equal(proxy.cut(), 1);
+        assert.ok(proxy.cut() >= 1);
         const lost = await until(0, "up.state === 'offline'");
         assert.equal(lost.connected, false);
         assert.equal(lost.error_code, null);
@@ -250,9 +256,9 @@ async function taken_over(stage) {
 async function as_a_module(stage) {
   const { app, files } = stage;
   const url = `http://${app.host}/module`;
-  await with_page(stage, url, '#file', [files.other], async (page, choose) => {
+  await with_page(stage, url, '#file', async (page, choose) => {
     await page.waitForFunction(() => window.same === true, { timeout: WAIT_MS });
-    await choose();
+    await choose(files.other);
     await page.waitForFunction(() => window.uploader?.finished, { polling: 20, timeout: WAIT_MS });
     await assert_arrived(app, app.last_ticket(), files.other);
   });
@@ -272,8 +278,8 @@ async function await_text(page, selector, pattern) {
 async function first_page_simple(stage) {
   const { old_app, files } = stage;
   const url = `http://${old_app.host}/seed1`;
-  await with_page(stage, url, '#input_file', [files.middle], async (page, choose) => {
-    await choose();
+  await with_page(stage, url, '#input_file', async (page, choose) => {
+    await choose(files.middle);
     await await_text(page, '#output_finished', /Upload is finished/);
     await await_text(page, '#stats_state_msg', /^all done$/);
     assert.equal(await page.$eval('#stats_progress_bar', (bar) => bar.value), 1);
@@ -286,10 +292,10 @@ async function first_page_simple(stage) {
 async function first_page_dynamic(stage) {
   const { old_app, files } = stage;
   const url = `http://${old_app.host}/seed2`;
-  await with_page(stage, url, '#input_file_select', [files.middle], async (page, choose) => {
+  await with_page(stage, url, '#input_file_select', async (page, choose) => {
     const disabled = (css) => page.$eval(css, (element) => element.disabled);
     await slowed(stage, 20, async () => {
-      await choose();
+      await choose(files.middle);
       await await_text(page, '#output_state_msg', /^transfer file chunks/);
       await await_text(page, '#output_chunks_acked', /^[1-9]/);
       assert.equal(await page.$eval('#output_error_msg', (node) => node.textContent), '');
@@ -307,8 +313,8 @@ async function first_page_dynamic(stage) {
     // Another one on the same page, which is cancelled.
     assert.equal(await disabled('#input_file_select'), false);
     await slowed(stage, 20, async () => {
-      await choose();
-      await await_text(page, '#output_chunks_acked', /^[1-9]/);
+      await choose(files.large);
+      await await_text(page, '#output_state_msg', /^transfer file chunks/);
       await page.click('#input_btn_cancel');
       await await_text(page, '#output_cancelled', /^true$/);
     });
