@@ -14,6 +14,7 @@ pub mod op;
 
 // Floor 1: one thing each, pure.
 pub mod handover;
+pub mod pool;
 pub mod ticket;
 pub mod timer;
 pub mod upload;

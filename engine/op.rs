@@ -17,7 +17,9 @@ use crate::buffer::Slice;
 /// op that waits for a peer, shut its socket down.
 #[derive(Debug)]
 pub enum Op<M> {
-    /// Take one connection from the core's listener. Completes with [`Output::Accepted`].
+    /// Take one connection from the core's listener. Completes with [`Output::Accepted`]. One at a
+    /// time; the only op that may still wait when the machine is stopped. After an error (`EMFILE`)
+    /// the connection is still there, so ask again later, not at once.
     Accept,
     /// Wait until `socket` has bytes, has ended or has failed. Completes with [`Output::Done`].
     Readable { socket: SocketId },
@@ -49,8 +51,8 @@ pub enum Op<M> {
     Read { file: FileId, offset_bytes: u64, bytes: Slice },
     /// Make what was written durable (`fdatasync`). Completes with [`Output::Done`].
     Sync { file: FileId },
-    /// Have space for the first `length_bytes` of the file (`fallocate`, which also extends it).
-    /// Where the file system cannot: `EOPNOTSUPP`. Completes with [`Output::Done`].
+    /// Have space for `length_bytes` from `offset_bytes` on (`fallocate`, which also extends the
+    /// file). Where the file system cannot: `EOPNOTSUPP`. Completes with [`Output::Done`].
     Allocate { file: FileId, offset_bytes: u64, length_bytes: u64 },
     /// Set the file's length. Completes with [`Output::Done`].
     Truncate { file: FileId, length_bytes: u64 },
@@ -91,6 +93,16 @@ pub enum Output {
     Done,
     Bytes(u32),
     Accepted { socket: SocketId, peer: SocketAddr },
+}
+
+impl Output {
+    /// The count of an op that moves bytes; 0 for any other.
+    pub fn bytes(self) -> u32 {
+        match self {
+            Self::Bytes(count) => count,
+            Self::Done | Self::Accepted { .. } => 0,
+        }
+    }
 }
 
 /// Names who waits for a completion. Opaque to the driver; it carries a generation, so that a late
@@ -213,6 +225,6 @@ pub trait Machine {
     /// The memory that slices of reads and writes lie in.
     fn memory(&self) -> &crate::buffer::Memory;
 
-    /// Nothing is left to do and no op is in flight.
+    /// Nothing is left to do and no op is in flight, except for an `Accept`.
     fn is_stopped(&self) -> bool;
 }

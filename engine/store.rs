@@ -1,1 +1,315 @@
-//! (to come)
+//! Which bytes go where, and when they are written.
+//!
+//! A store turns received bytes into writes, and completions into news for its owner. It gives out
+//! the staging memory of a core: whoever holds a lease may receive, everybody else waits in line.
+//!
+//! Reading order: this file (what an owner can ask for), [`staging`] (the path of a byte: reserve,
+//! append, flush, write), [`steps`] (open, finish, remove, fail), [`part`] (the state of one file).
+
+mod part;
+mod staging;
+mod steps;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+pub use part::Finish;
+use part::{Goal, Part};
+
+use crate::buffer::{Memory, Slice};
+use crate::limits::{BLOCK_BYTES, LEASE_BYTES_MAX, LEASE_BYTES_MIN};
+use crate::op::{Completion, Errno, FileId, FileOp, Op, Token};
+use crate::pool::Pool;
+use crate::ticket::TicketId;
+use crate::upload::Upload;
+
+/// The files of one core's uploads. Inert: completions in, ops and events out.
+#[derive(Debug)]
+pub struct Store<M> {
+    config: StoreConfig,
+    memory: Memory,
+    staging: Pool,
+    /// For unfinished last blocks.
+    blocks: Pool,
+    slots: Vec<Slot>,
+    free_slots: Vec<u32>,
+    /// Who waits for a lease, first come, first served. Empty unless staging is exhausted.
+    waiting: VecDeque<UploadKey>,
+    /// Who holds a lease that is being filled.
+    holders: BTreeSet<u32>,
+    /// While somebody waits: when part-filled staging is written early.
+    pressure_at: Option<Instant>,
+    ops: VecDeque<(Token, Op<M>)>,
+    /// Ops that were emitted and have not completed.
+    in_flight_count: usize,
+    events: VecDeque<StoreEvent>,
+}
+
+#[derive(Clone, Debug)]
+pub struct StoreConfig {
+    /// Files while they are received. Exists.
+    pub parts_dir: PathBuf,
+    /// Files that are handed over. Exists, on the same file system.
+    pub arrived_dir: PathBuf,
+    /// Write without the page cache.
+    pub direct: bool,
+    /// Staging memory, in bytes: 1 MiB to 2 GiB.
+    pub staging_bytes: u32,
+}
+
+/// Names an upload of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadKey {
+    slot: u32,
+    generation: u32,
+}
+
+/// What a store tells its owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreEvent {
+    /// The upload goes on at `offset_bytes`: everything before is written, nothing else is.
+    Attached { upload: UploadKey, offset_bytes: u64 },
+    /// [`Store::reserve`] may be asked again.
+    Room { upload: UploadKey },
+    /// Everything below `offset_bytes` is written.
+    Written { upload: UploadKey, offset_bytes: u64 },
+    /// The finished file lies at `path`, durably.
+    Arrived { upload: UploadKey, path: PathBuf },
+    /// Something could not be stored. What is written remains; the file is closed, and
+    /// [`Store::attach`] goes on from there.
+    Failed { upload: UploadKey, errno: Errno },
+    /// The file is gone, and so is the key.
+    Removed { upload: UploadKey },
+}
+
+/// How much may be received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    Bytes(u32),
+    /// Not now. [`StoreEvent::Room`] or [`StoreEvent::Attached`] will come.
+    Waiting,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    part: Option<Part>,
+}
+
+impl<M> Store<M> {
+    pub fn new(config: StoreConfig) -> io::Result<Self> {
+        let staging_bytes = config.staging_bytes & !(LEASE_BYTES_MIN - 1);
+        assert!(staging_bytes >= LEASE_BYTES_MIN);
+        let blocks_bytes = (staging_bytes / BLOCKS_SHARE).max(BLOCKS_BYTES_MIN);
+        let memory = Memory::new(staging_bytes as usize + blocks_bytes as usize)?;
+        let staging = Slice { start: 0, length: staging_bytes };
+        let blocks = Slice { start: staging_bytes, length: blocks_bytes };
+        Ok(Self {
+            config,
+            memory,
+            staging: Pool::new(staging, LEASE_BYTES_MIN, LEASE_BYTES_MAX),
+            blocks: Pool::new(blocks, BLOCK_BYTES, BLOCK_BYTES),
+            slots: Vec::new(),
+            free_slots: Vec::new(),
+            waiting: VecDeque::new(),
+            holders: BTreeSet::new(),
+            pressure_at: None,
+            ops: VecDeque::new(),
+            in_flight_count: 0,
+            events: VecDeque::new(),
+        })
+    }
+
+    /// A new upload. Nothing is opened yet.
+    pub fn insert(&mut self, ticket: TicketId, length_bytes: u64) -> UploadKey {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, part: None });
+            u32::try_from(self.slots.len() - 1).expect("uploads are bounded")
+        });
+        let it = &mut self.slots[slot as usize];
+        it.generation = it.generation.wrapping_add(1);
+        it.part = Some(Part::new(ticket, length_bytes));
+        UploadKey { slot, generation: it.generation }
+    }
+
+    /// A connection takes the upload over, or goes on with it. What came before is written first;
+    /// [`StoreEvent::Attached`] then says where to go on. Not while it is finished: then this is
+    /// ignored, and [`StoreEvent::Arrived`] or [`StoreEvent::Failed`] comes.
+    pub fn attach(&mut self, now: Instant, upload: UploadKey) {
+        self.set_goal(now, upload, Goal::Attach);
+    }
+
+    /// Nobody sends any more. What has come is written, the file is closed. What is being finished
+    /// goes on: it needs nobody.
+    pub fn detach(&mut self, now: Instant, upload: UploadKey) {
+        self.set_goal(now, upload, Goal::Idle);
+    }
+
+    /// All bytes are there: makes them durable, cuts the file to its length and moves it away.
+    /// [`StoreEvent::Arrived`] follows.
+    pub fn finish(&mut self, now: Instant, upload: UploadKey, finish: Finish) {
+        assert_eq!(self.part(upload.slot).upload.remaining(), 0, "finished when complete");
+        self.set_goal(now, upload, Goal::Finish(finish));
+    }
+
+    /// Removes the upload and its file, wherever it is. [`StoreEvent::Removed`] follows.
+    pub fn discard(&mut self, now: Instant, upload: UploadKey) {
+        self.set_goal(now, upload, Goal::Discard);
+    }
+
+    /// Forgets an upload that has arrived or failed; its file stays.
+    pub fn forget(&mut self, upload: UploadKey) {
+        let part = self.part(upload.slot);
+        assert!(!part.is_open && part.is_quiet(), "its file is closed");
+        self.drop_staging(upload.slot);
+        self.free_slot(upload.slot);
+    }
+
+    /// The offsets of an upload, if it is still known.
+    pub fn upload(&self, key: UploadKey) -> Option<&Upload> {
+        self.get(key).map(|it| &it.upload)
+    }
+
+    /// Whose file it is.
+    pub fn ticket(&self, key: UploadKey) -> Option<TicketId> {
+        self.get(key).map(|it| it.ticket)
+    }
+
+    /// Another length, while nothing has been received.
+    pub fn set_length(&mut self, key: UploadKey, length_bytes: u64) {
+        self.part_mut(key.slot).upload.set_length(length_bytes);
+    }
+
+    /// The client was told that everything below `offset_bytes` is safe.
+    pub fn on_acked(&mut self, key: UploadKey, offset_bytes: u64) {
+        if let Some(part) = self.get_mut(key) {
+            part.upload.on_acked(offset_bytes);
+        }
+    }
+
+    pub fn on_completion(&mut self, now: Instant, completion: Completion) {
+        self.in_flight_count -= 1;
+        let Token::File { slot, generation, what } = completion.token else {
+            unreachable!("a store's ops carry a file's token");
+        };
+        assert_eq!(self.slots[slot as usize].generation, generation, "slots outlive their ops");
+        match what {
+            FileOp::Write { write } => self.on_write(slot, write, completion.result),
+            FileOp::ReadBack => self.on_read_back(slot, completion.result),
+            FileOp::Step => self.on_step(slot, completion.result),
+            FileOp::Allocate => self.on_allocated(slot, completion.result),
+        }
+        self.advance(now, slot);
+        self.serve_waiting(now);
+    }
+
+    pub fn poll_op(&mut self) -> Option<(Token, Op<M>)> {
+        self.ops.pop_front()
+    }
+
+    pub fn poll_event(&mut self) -> Option<StoreEvent> {
+        self.events.pop_front()
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.pressure_at
+    }
+
+    pub fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// For a kernel that is simulated: it reads into the slices it was lent.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        &mut self.memory
+    }
+
+    /// No op is in flight or to be started.
+    pub fn is_quiet(&self) -> bool {
+        self.in_flight_count == 0 && self.ops.is_empty()
+    }
+
+    /// Staging memory in use, in bytes.
+    pub fn leased_bytes(&self) -> u32 {
+        self.staging.leased_bytes()
+    }
+
+    /// Memory that holds unfinished last blocks between leases, in bytes.
+    pub fn kept_bytes(&self) -> u32 {
+        self.blocks.leased_bytes()
+    }
+
+    fn set_goal(&mut self, now: Instant, upload: UploadKey, goal: Goal) {
+        assert!(self.get(upload).is_some(), "a known upload");
+        let part = self.part_mut(upload.slot);
+        assert!(part.goal != Goal::Discard, "nothing follows removal");
+        let is_finishing = matches!(part.goal, Goal::Finish(_));
+        if is_finishing && matches!(goal, Goal::Attach | Goal::Idle) {
+            return;
+        }
+        part.wants_room = false;
+        self.waiting.retain(|it| *it != upload);
+        let part = self.part_mut(upload.slot);
+        part.goal = goal;
+        if part.goal != Goal::Discard {
+            self.flush_part(upload.slot);
+        } else {
+            self.drop_staging(upload.slot);
+        }
+        self.advance(now, upload.slot);
+        self.serve_waiting(now);
+    }
+
+    fn emit(&mut self, slot: u32, what: FileOp, op: Op<M>) {
+        let generation = self.slots[slot as usize].generation;
+        self.in_flight_count += 1;
+        self.ops.push_back((Token::File { slot, generation, what }, op));
+    }
+
+    fn free_slot(&mut self, slot: u32) {
+        self.slots[slot as usize].part = None;
+        self.free_slots.push(slot);
+    }
+
+    fn key(&self, slot: u32) -> UploadKey {
+        UploadKey { slot, generation: self.slots[slot as usize].generation }
+    }
+
+    fn get(&self, key: UploadKey) -> Option<&Part> {
+        let slot = &self.slots[key.slot as usize];
+        slot.part.as_ref().filter(|_| slot.generation == key.generation)
+    }
+
+    fn get_mut(&mut self, key: UploadKey) -> Option<&mut Part> {
+        let slot = &mut self.slots[key.slot as usize];
+        slot.part.as_mut().filter(|_| slot.generation == key.generation)
+    }
+
+    fn part(&self, slot: u32) -> &Part {
+        self.slots[slot as usize].part.as_ref().expect("an occupied slot")
+    }
+
+    fn part_mut(&mut self, slot: u32) -> &mut Part {
+        self.slots[slot as usize].part.as_mut().expect("an occupied slot")
+    }
+
+    fn part_path(&self, slot: u32) -> PathBuf {
+        self.config.parts_dir.join(self.part(slot).ticket.to_string())
+    }
+}
+
+/// Where a finished file lies.
+pub fn arrived_path(arrived_dir: &Path, ticket: TicketId) -> PathBuf {
+    arrived_dir.join(ticket.to_string())
+}
+
+/// The driver's slot of an upload's file.
+fn file(slot: u32) -> FileId {
+    FileId(slot)
+}
+
+/// One part in so many of the staging memory is added for unfinished last blocks.
+const BLOCKS_SHARE: u32 = 16;
+const BLOCKS_BYTES_MIN: u32 = 64 * BLOCK_BYTES;

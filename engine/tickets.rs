@@ -1,1 +1,337 @@
-//! (to come)
+//! What a core knows of its tickets: who asked for them, how far they are, what comes next.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::handover::Outcome;
+use crate::store::UploadKey;
+use crate::ticket::TicketId;
+use crate::timer::Timers;
+
+/// The tickets of one core, by id.
+#[derive(Debug)]
+pub struct Tickets {
+    map: HashMap<TicketId, Ticket>,
+    timers: Timers<TicketId>,
+    count_max: usize,
+}
+
+/// What a web app asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTicket {
+    pub id: TicketId,
+    /// Where the outcome is told.
+    pub url: String,
+    pub secret: String,
+    /// The secret came under its oldest name, `signalFinishSecret`. Apps of that age do not repeat
+    /// it when they finish an upload.
+    pub finish_without_secret: bool,
+    pub remove_when_finished: bool,
+    pub owner_uid: Option<u32>,
+}
+
+/// One upload's life.
+#[derive(Debug)]
+pub struct Ticket {
+    pub new: NewTicket,
+    pub state: State,
+    /// The file's name as the first browser gave it. Only data: it may hold anything.
+    pub filename_from_browser: String,
+    /// Of the file, as the browser declared it.
+    pub length_bytes: u64,
+    /// Its file, once a browser has come and until the file is given away or removed.
+    pub upload: Option<UploadKey>,
+    /// The connection that this upload belongs to now.
+    pub client: Option<ClientKey>,
+    /// When the state's own time is up: idle, next attempt, waiting for `finish_upload`.
+    pub deadline: Option<Instant>,
+    /// Attempts to tell the web app, the one under way included.
+    pub attempt: u32,
+    /// When storage failed this upload.
+    failures: Vec<Instant>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// No browser has come yet.
+    Issued,
+    /// A browser has come. It may be away again.
+    Receiving,
+    /// Everything is here and is being made durable.
+    Storing,
+    /// The web app is being told.
+    Telling { outcome: Outcome, phase: Telling },
+    /// The web app has the file.
+    Finished,
+}
+
+/// Where telling the web app stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Telling {
+    /// A request is under way.
+    Calling,
+    /// It said `wait`: it will call `finish_upload`.
+    Waiting,
+    /// It could not be told. Again at the deadline.
+    BackingOff,
+}
+
+/// Names a connection of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientKey {
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// Why a web app's request for a ticket is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TicketError {
+    Unknown,
+    WrongSecret,
+    TooLateToCancel,
+    NotHandingOver,
+    /// The answer to the callback has not come yet.
+    NotWaiting,
+}
+
+/// What storage trouble means for an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterFailure {
+    /// The browser may come back and go on.
+    TryAgain,
+    GiveUp,
+}
+
+impl Tickets {
+    pub fn new(count_max: usize) -> Self {
+        Self { map: HashMap::new(), timers: Timers::new(), count_max }
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.map.len() >= self.count_max
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.map.is_empty()
+    }
+
+    pub fn insert(&mut self, now: Instant, new: NewTicket, idle_timeout: Duration) {
+        let id = new.id;
+        let ticket = Ticket {
+            new,
+            state: State::Issued,
+            filename_from_browser: String::new(),
+            length_bytes: 0,
+            upload: None,
+            client: None,
+            deadline: None,
+            attempt: 0,
+            failures: Vec::new(),
+        };
+        let previous = self.map.insert(id, ticket);
+        assert!(previous.is_none(), "ids are drawn from 122 random bits");
+        self.set_deadline(id, Some(now + idle_timeout));
+    }
+
+    pub fn get(&self, id: TicketId) -> Option<&Ticket> {
+        self.map.get(&id)
+    }
+
+    pub fn get_mut(&mut self, id: TicketId) -> Option<&mut Ticket> {
+        self.map.get_mut(&id)
+    }
+
+    pub fn remove(&mut self, id: TicketId) -> Option<Ticket> {
+        self.map.remove(&id)
+    }
+
+    /// When the ticket is to be looked at again.
+    pub fn set_deadline(&mut self, id: TicketId, deadline: Option<Instant>) {
+        let Some(ticket) = self.map.get_mut(&id) else { return };
+        let earlier = ticket.deadline.is_none_or(|old| deadline.is_some_and(|new| new < old));
+        let is_first = ticket.deadline.is_none();
+        ticket.deadline = deadline;
+        // A later deadline needs no new entry: the old one puts itself back when it fires.
+        if let (Some(at), true) = (deadline, earlier || is_first) {
+            self.timers.insert(at, id);
+        }
+    }
+
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.next()
+    }
+
+    /// The next ticket whose deadline has passed. Its deadline is then none.
+    pub fn pop_due(&mut self, now: Instant) -> Option<TicketId> {
+        while let Some(id) = self.timers.pop_due(now) {
+            let Some(ticket) = self.map.get_mut(&id) else { continue };
+            match ticket.deadline {
+                Some(at) if at <= now => {
+                    ticket.deadline = None;
+                    return Some(id);
+                }
+                Some(at) => self.timers.insert(at, id),
+                None => {}
+            }
+        }
+        None
+    }
+
+    /// The web app wants the upload to end.
+    pub fn check_cancel(&self, id: TicketId, secret: &str) -> Result<(), TicketError> {
+        let ticket = self.map.get(&id).ok_or(TicketError::Unknown)?;
+        if !is_same_secret(&ticket.new.secret, secret) {
+            return Err(TicketError::WrongSecret);
+        }
+        match ticket.state {
+            State::Issued | State::Receiving => Ok(()),
+            State::Storing | State::Telling { .. } | State::Finished => {
+                Err(TicketError::TooLateToCancel)
+            }
+        }
+    }
+
+    /// The web app has the file, after it had answered `wait`.
+    pub fn check_finish(&self, id: TicketId, secret: Option<&str>) -> Result<(), TicketError> {
+        let ticket = self.map.get(&id).ok_or(TicketError::Unknown)?;
+        let is_allowed = match secret {
+            None if ticket.new.finish_without_secret => true,
+            secret => is_same_secret(&ticket.new.secret, secret.unwrap_or("")),
+        };
+        if !is_allowed {
+            return Err(TicketError::WrongSecret);
+        }
+        match &ticket.state {
+            State::Telling { outcome: Outcome::Arrived { .. }, phase } => match phase {
+                Telling::Calling => Err(TicketError::NotWaiting),
+                // Also when the last attempt failed: it says it has the file, so it was told.
+                Telling::Waiting | Telling::BackingOff => Ok(()),
+            },
+            _ => Err(TicketError::NotHandingOver),
+        }
+    }
+}
+
+impl Ticket {
+    /// Storage failed this upload once more.
+    pub fn on_failure(&mut self, now: Instant) -> AfterFailure {
+        self.failures.retain(|it| now.duration_since(*it) < FAILURES_WITHIN);
+        self.failures.push(now);
+        if self.failures.len() >= FAILURES_MAX {
+            AfterFailure::GiveUp
+        } else {
+            AfterFailure::TryAgain
+        }
+    }
+}
+
+/// Compares without telling by its time how much was right.
+fn is_same_secret(expected: &str, given: &str) -> bool {
+    let differing = expected.bytes().zip(given.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
+    expected.len() == given.len() && std::hint::black_box(differing) == 0
+}
+
+/// This many storage failures within this time end an upload.
+const FAILURES_MAX: usize = 3;
+const FAILURES_WITHIN: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const IDLE: Duration = Duration::from_secs(60);
+
+    fn id(number: u128) -> TicketId {
+        TicketId(number)
+    }
+
+    fn new(number: u128, secret: &str) -> NewTicket {
+        NewTicket {
+            id: id(number),
+            url: "http://127.0.0.1/".into(),
+            secret: secret.into(),
+            finish_without_secret: false,
+            remove_when_finished: true,
+            owner_uid: None,
+        }
+    }
+
+    fn arrived(phase: Telling) -> State {
+        State::Telling { outcome: Outcome::Arrived { path: "/f".into() }, phase }
+    }
+
+    fn cancelled(phase: Telling) -> State {
+        State::Telling { outcome: Outcome::Cancelled { reason: "r".into() }, phase }
+    }
+
+    #[test]
+    fn who_may_cancel_and_finish_when() {
+        use TicketError::{NotHandingOver, NotWaiting, TooLateToCancel};
+        let table = [
+            (State::Issued, Ok(()), Err(NotHandingOver)),
+            (State::Receiving, Ok(()), Err(NotHandingOver)),
+            (State::Storing, Err(TooLateToCancel), Err(NotHandingOver)),
+            (arrived(Telling::Calling), Err(TooLateToCancel), Err(NotWaiting)),
+            (arrived(Telling::Waiting), Err(TooLateToCancel), Ok(())),
+            (arrived(Telling::BackingOff), Err(TooLateToCancel), Ok(())),
+            (cancelled(Telling::Calling), Err(TooLateToCancel), Err(NotHandingOver)),
+            (State::Finished, Err(TooLateToCancel), Err(NotHandingOver)),
+        ];
+        for (state, cancel, finish) in table {
+            let mut tickets = Tickets::new(10);
+            tickets.insert(Instant::now(), new(1, "s"), IDLE);
+            tickets.get_mut(id(1)).unwrap().state = state.clone();
+            assert_eq!(tickets.check_cancel(id(1), "s"), cancel, "{state:?}");
+            assert_eq!(tickets.check_finish(id(1), Some("s")), finish, "{state:?}");
+            assert_eq!(tickets.check_cancel(id(1), "t"), Err(TicketError::WrongSecret));
+            assert_eq!(tickets.check_cancel(id(1), ""), Err(TicketError::WrongSecret));
+            assert_eq!(tickets.check_finish(id(1), None), Err(TicketError::WrongSecret));
+            assert_eq!(tickets.check_cancel(id(2), "s"), Err(TicketError::Unknown));
+            assert_eq!(tickets.check_finish(id(2), Some("s")), Err(TicketError::Unknown));
+        }
+    }
+
+    #[test]
+    fn the_oldest_apps_finish_without_secret() {
+        let mut tickets = Tickets::new(10);
+        let ticket = NewTicket { finish_without_secret: true, ..new(1, "s") };
+        tickets.insert(Instant::now(), ticket, IDLE);
+        tickets.get_mut(id(1)).unwrap().state = arrived(Telling::Waiting);
+        assert_eq!(tickets.check_finish(id(1), None), Ok(()));
+        assert_eq!(tickets.check_finish(id(1), Some("t")), Err(TicketError::WrongSecret));
+    }
+
+    #[test]
+    fn deadlines_move_both_ways() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut tickets = Tickets::new(10);
+        tickets.insert(now, new(1, ""), IDLE);
+        tickets.insert(now, new(2, ""), IDLE);
+        tickets.set_deadline(id(1), Some(at(100)));
+        tickets.set_deadline(id(2), Some(at(10)));
+        assert_eq!(tickets.pop_due(at(9)), None);
+        assert_eq!(tickets.pop_due(at(10)), Some(id(2)));
+        assert_eq!(tickets.pop_due(at(60)), None);
+        assert_eq!(tickets.poll_timeout(), Some(at(100)));
+        assert_eq!(tickets.pop_due(at(100)), Some(id(1)));
+        assert_eq!(tickets.pop_due(at(1000)), None);
+    }
+
+    #[test]
+    fn the_third_failure_within_ten_minutes_is_the_last() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut tickets = Tickets::new(10);
+        tickets.insert(now, new(1, ""), IDLE);
+        let ticket = tickets.get_mut(id(1)).unwrap();
+        assert_eq!(ticket.on_failure(at(0)), AfterFailure::TryAgain);
+        assert_eq!(ticket.on_failure(at(10)), AfterFailure::TryAgain);
+        assert_eq!(ticket.on_failure(at(605)), AfterFailure::TryAgain);
+        assert_eq!(ticket.on_failure(at(606)), AfterFailure::GiveUp);
+    }
+}

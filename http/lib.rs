@@ -5,6 +5,23 @@
 //! imports only from floors below its own.
 #![forbid(unsafe_code)]
 
-pub mod codec;
-pub mod mail;
+// Floor 8: the command.
+pub mod cli;
+
+// Floor 7: settings, threads, and everything that speaks to other servers.
+pub mod config;
+pub mod control;
+pub mod server;
+
+// Floor 6: one core's logic.
 pub mod worker;
+
+// Floor 5: conversations.
+pub mod assets;
+pub mod connection;
+pub mod dialect;
+pub mod mail;
+pub mod routes;
+
+// Floor 4: bytes to meaning and back.
+pub mod codec;

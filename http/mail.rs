@@ -1,8 +1,16 @@
 //! What cores and the control thread say to each other. Plain data.
 
+use std::net::SocketAddr;
+
 use engine::handover::{Answer, Callback};
 use engine::op::CoreId;
 use engine::ticket::TicketId;
+use engine::tickets::ClientKey;
+
+use crate::codec::response::Response;
+use crate::connection::Connection;
+use crate::dialect::message::UploadRequest;
+use crate::routes::BackendRequest;
 
 /// A message to a core, or from a core to the control thread.
 #[derive(Debug)]
@@ -11,6 +19,38 @@ pub enum Mail {
     Callback { from: CoreId, callback: Callback },
     /// Control to the core that asked.
     CallbackAnswer { ticket: TicketId, attempt: u32, answer: Answer },
+    /// A web app's request, to the core that owns its ticket.
+    Backend { reply_to: ReplyTo, request: OwnedRequest },
+    /// What the owner says, to the core that holds the web app's connection.
+    BackendAnswer { client: ClientKey, response: Response },
+    /// A browser's connection, to the core that owns its ticket. Its socket comes along.
+    Client(Box<MovedClient>),
     /// Server to every core: end what can be ended, then stop.
     Stop,
+}
+
+/// A web app's request on its way to the owner of the ticket.
+#[derive(Debug)]
+pub struct OwnedRequest {
+    pub id: TicketId,
+    pub request: BackendRequest,
+}
+
+/// A connection that waits for an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    pub core: CoreId,
+    pub client: ClientKey,
+}
+
+/// A connection between two cores.
+#[derive(Debug)]
+pub struct MovedClient {
+    pub peer: SocketAddr,
+    pub connection: Connection,
+    /// Received, not yet understood.
+    pub input: Vec<u8>,
+    /// What it said last: the reason for the move.
+    pub ticket: TicketId,
+    pub request: UploadRequest,
 }

@@ -1,4 +1,8 @@
 //! The `incoming` command.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    incoming::cli::run()
+}

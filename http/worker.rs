@@ -1,15 +1,56 @@
-//! (to come) One core's logic.
+//! One core: its clients, its tickets, its files, and the loop that joins them.
+//!
+//! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
+//! [`clients`] (sockets: accept, receive, send, end), [`uploads`] (from a claim to a stored file),
+//! [`backend`] (what web apps ask, and what they are told).
 
+mod backend;
+mod clients;
+mod uploads;
+
+use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 
-use engine::op::CoreId;
+use engine::buffer::Memory;
+use engine::limits::RECEIVE_BUFFER_BYTES;
+use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
+use engine::store::{Store, StoreConfig};
 use engine::ticket::TicketId;
+use engine::tickets::Tickets;
+
+use backend::HeldFinish;
+use clients::Clients;
+
+use crate::assets::Library;
+use crate::codec::response::http_date;
+use crate::mail::Mail;
+use crate::routes::Router;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Worker {
+    config: WorkerConfig,
+    router: Router,
+    store: Store<Mail>,
+    tickets: Tickets,
+    /// Finished tickets, oldest first: only so many are remembered.
+    finished: VecDeque<TicketId>,
+    clients: Clients,
+    /// Requests to finish an upload whose web app has not answered the callback yet.
+    held: Vec<HeldFinish>,
+    ops: VecDeque<(Token, Op<Mail>)>,
+    /// The core's hot buffer.
+    receive_buffer: Vec<u8>,
+    /// For responses, and the time it belongs to.
+    date: (Instant, String),
+    is_stopping: bool,
+}
 
 /// What a worker is told at start. Nothing in it changes afterwards.
-#[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct WorkerConfig {
     pub core: CoreId,
     pub core_count: u16,
@@ -30,8 +71,172 @@ pub struct WorkerConfig {
     pub finish_timeout: Duration,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
-    /// Uploads per core, for placing new ones. Index: core.
+    /// When the hosted library last changed, for caches.
+    pub library_modified: SystemTime,
+    /// Tickets per core, for placing new ones. Index: core.
     pub loads: Arc<[AtomicU32]>,
     /// Draws a random ticket id.
     pub draw_id: Box<dyn FnMut() -> TicketId + Send>,
+}
+
+impl Worker {
+    /// Takes its memory. Fails where the kernel has none.
+    pub fn new(now: Instant, config: WorkerConfig) -> io::Result<Self> {
+        assert_eq!(config.loads.len(), usize::from(config.core_count));
+        assert!(config.core.0 < config.core_count);
+        let store = Store::new(StoreConfig {
+            parts_dir: config.storage_dir.join("parts"),
+            arrived_dir: config.storage_dir.join("arrived"),
+            direct: config.direct,
+            staging_bytes: config.staging_bytes,
+        })?;
+        let router = Router {
+            library: Library::new(config.library_modified),
+            backend_behind_proxy: config.backend_behind_proxy,
+        };
+        let mut worker = Self {
+            router,
+            store,
+            tickets: Tickets::new(config.tickets_max as usize),
+            finished: VecDeque::new(),
+            clients: Clients::new(config.connections_max),
+            held: Vec::new(),
+            ops: VecDeque::new(),
+            receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
+            date: (now, http_date(SystemTime::now())),
+            is_stopping: false,
+            config,
+        };
+        worker.accept();
+        Ok(worker)
+    }
+
+    /// Staging memory in use, in bytes.
+    pub fn leased_bytes(&self) -> u32 {
+        self.store.leased_bytes()
+    }
+
+    /// Connections that are open or being closed.
+    pub fn client_count(&self) -> usize {
+        self.clients.len()
+    }
+
+    /// Tickets that are known, finished ones included.
+    pub fn ticket_count(&self) -> usize {
+        self.tickets.len()
+    }
+
+    fn on_completion(&mut self, now: Instant, completion: Completion) {
+        match completion.token {
+            Token::File { .. } => {
+                self.store.on_completion(now, completion);
+                self.on_store_events(now);
+            }
+            Token::Accept => self.on_accepted(now, completion.result),
+            Token::Socket { slot, generation, what } => {
+                assert!(self.clients.is_current(slot, generation), "slots outlive their ops");
+                match what {
+                    SocketOp::Readable => self.on_readable(now, slot, completion.result.is_ok()),
+                    SocketOp::Recv => {
+                        let count = completion.result.map(Output::bytes);
+                        self.on_received(now, slot, count);
+                    }
+                    SocketOp::Send => {
+                        let count = completion.result.map(Output::bytes);
+                        self.on_sent(now, slot, count);
+                    }
+                }
+            }
+            Token::None => unreachable!("such ops have no completion"),
+        }
+    }
+
+    fn on_mail(&mut self, now: Instant, mail: Mail) {
+        match mail {
+            Mail::CallbackAnswer { ticket, attempt, answer } => {
+                self.on_callback_answer(now, ticket, attempt, answer);
+            }
+            Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
+            Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::Stop => self.stop(now),
+            Mail::Callback { .. } | Mail::Client(_) => {
+                unreachable!("addressed to the control thread, or sent with a socket")
+            }
+        }
+    }
+
+    /// For responses: the wall clock, looked at once a second. It may jump; nothing depends on it.
+    fn date(&mut self, now: Instant) -> &str {
+        if now.duration_since(self.date.0) >= Duration::from_secs(1) {
+            self.date = (now, http_date(SystemTime::now()));
+        }
+        &self.date.1
+    }
+
+    fn stop(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_stopping, true) {
+            self.close_all(now);
+        }
+    }
+}
+
+impl Machine for Worker {
+    type Mail = Mail;
+
+    fn on_event(&mut self, now: Instant, event: Event<Mail>) {
+        match event {
+            Event::Completion(completion) => self.on_completion(now, completion),
+            Event::Mail(mail) => self.on_mail(now, mail),
+            Event::Arrived { socket, mail: Mail::Client(moved) } => {
+                self.on_moved(now, socket, *moved);
+            }
+            Event::Arrived { .. } => unreachable!("a socket travels with its connection"),
+        }
+        self.pump_due(now);
+    }
+
+    fn on_timeout(&mut self, now: Instant) {
+        self.store.on_timeout(now);
+        self.on_store_events(now);
+        self.on_client_timeouts(now);
+        self.on_ticket_timeouts(now);
+        self.on_held_timeouts(now);
+        self.pump_due(now);
+    }
+
+    fn poll_op(&mut self) -> Option<(Token, Op<Mail>)> {
+        let op = self.store.poll_op().or_else(|| self.ops.pop_front());
+        // Only then what is to be sent: the acknowledgements of a whole turn go out together.
+        op.or_else(|| self.poll_send())
+    }
+
+    fn poll_timeout(&self) -> Option<Instant> {
+        let held = self.held.iter().map(|it| it.until).min();
+        let timeouts = [
+            self.store.poll_timeout(),
+            self.clients.poll_timeout(),
+            self.tickets.poll_timeout(),
+            held,
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    fn receive_buffer(&mut self) -> &mut [u8] {
+        &mut self.receive_buffer
+    }
+
+    fn memory(&self) -> &Memory {
+        self.store.memory()
+    }
+
+    /// A connection that may still be accepted does not count.
+    fn is_stopped(&self) -> bool {
+        self.is_stopping && self.clients.is_empty() && self.store.is_quiet() && self.ops.is_empty()
+    }
+}
+
+impl std::fmt::Debug for WorkerConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WorkerConfig").field("core", &self.core).finish_non_exhaustive()
+    }
 }

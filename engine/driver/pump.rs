@@ -1,0 +1,498 @@
+//! The loop of one core, the same for every runtime: it starts what the machine asks for and brings
+//! back what happened.
+//!
+//! What can be done on the spot is done on the spot; whatever waits is a task of its own, whose
+//! completion is a parcel in the [`Hub`]. The loop sleeps until there are parcels, so that all
+//! completions of one wake-up reach the machine as one batch. Nothing here ever wakes itself: a
+//! task that does keeps monoio from entering the ring.
+
+use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rustix::io::{Errno as OsError, fcntl_dupfd_cloexec};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+
+use super::Setup;
+use super::helper::{Call, Helper, errno, output_bytes, read_at, retry, write_at};
+use super::lease::Lease;
+use super::mailbox::{Parcel, Receiver, Sender};
+use super::slots::Slots;
+use crate::op::{
+    Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, Output, SocketId,
+    Token,
+};
+
+/// What a runtime has of its own: waiting, and direct input and output.
+pub(super) trait Kernel: Sized + 'static {
+    /// Anything that can be polled: sockets, the listener, the mailbox's bell.
+    type Socket: AsFd + 'static;
+    type File: AsFd + 'static;
+    type Sleep: Future<Output = ()> + 'static;
+
+    fn adopt_socket(fd: OwnedFd) -> io::Result<Self::Socket>;
+    fn adopt_file(fd: OwnedFd) -> io::Result<Self::File>;
+    fn ready(
+        socket: Rc<Self::Socket>,
+        wait: Wait,
+    ) -> impl Future<Output = Result<(), Errno>> + 'static;
+    fn spawn(task: impl Future<Output = ()> + 'static);
+    fn sleep_until(at: Instant) -> Self::Sleep;
+    fn reset(sleep: Pin<&mut Self::Sleep>, at: Instant);
+
+    /// Starts direct input or output, or a sync. Its completion becomes a parcel.
+    fn start_io<M: Send + 'static>(
+        &self,
+        token: Token,
+        file: Rc<Self::File>,
+        io: FileIo,
+        hub: &Rc<Hub<M>>,
+    );
+}
+
+/// What a socket is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    Read,
+    Write,
+}
+
+/// What the page cache does not do at once.
+#[derive(Debug)]
+pub(super) enum FileIo {
+    Write { lease: Lease, offset_bytes: u64 },
+    Read { lease: Lease, offset_bytes: u64 },
+    Sync,
+}
+
+/// One core: the machine, and what the kernel knows it by.
+pub(super) struct Pump<W: Machine, K: Kernel> {
+    machine: W,
+    kernel: K,
+    cores: Vec<Sender<W::Mail>>,
+    control: Box<dyn Fn(W::Mail) + Send>,
+    helper: Helper,
+    hub: Rc<Hub<W::Mail>>,
+    listener: Rc<K::Socket>,
+    /// Waits for mail and, if the machine wants one, for a connection. Both may still wait when the
+    /// machine stops; they are not tasks, because monoio keeps tasks that wait, and what they hold.
+    mail: Pin<Box<dyn Future<Output = Infallible>>>,
+    accept: Option<(Token, Pin<Box<dyn Future<Output = Accepted>>>)>,
+    sockets: Slots<K::Socket>,
+    files: Vec<Option<File<K>>>,
+    /// Completions of what was done on the spot.
+    done: Vec<Completion>,
+    /// Ops that may use memory of the machine: all but `Accept`.
+    in_flight_count: usize,
+}
+
+struct File<K: Kernel> {
+    file: Rc<K::File>,
+    direct: bool,
+}
+
+impl<W: Machine, K: Kernel> Pump<W, K> {
+    /// In the runtime's context.
+    pub(super) fn new(machine: W, kernel: K, setup: Setup<W::Mail>) -> io::Result<Self> {
+        let Setup { listener, mailbox, cores, control, helper, backend: _ } = setup;
+        listener.set_nonblocking(true)?;
+        let listener = Rc::new(K::adopt_socket(listener.into())?);
+        let bell = Rc::new(K::adopt_socket(fcntl_dupfd_cloexec(mailbox.bell(), 0)?)?);
+        let hub = Rc::new(Hub {
+            parcels: RefCell::default(),
+            waker: Cell::default(),
+            mailbox: mailbox.sender(),
+        });
+        let mail = Box::pin(take_mail::<K, W::Mail>(bell, mailbox, hub.clone()));
+        Ok(Self {
+            machine,
+            kernel,
+            cores,
+            control,
+            helper,
+            hub,
+            listener,
+            mail,
+            accept: None,
+            sockets: Slots::default(),
+            files: Vec::new(),
+            done: Vec::new(),
+            in_flight_count: 0,
+        })
+    }
+
+    /// Runs the machine until it is stopped and nothing is in flight.
+    pub(super) async fn run(mut self) {
+        let mut timer = Timer::<K>::default();
+        let mut batch = Vec::new();
+        loop {
+            self.start_ops();
+            if self.machine.is_stopped() && self.in_flight_count == 0 {
+                break;
+            }
+            timer.set(self.machine.poll_timeout());
+            poll_fn(|cx| self.poll_parcels(cx, &mut timer, &mut batch)).await;
+            let now = Instant::now();
+            for parcel in batch.drain(..) {
+                self.deliver(now, parcel);
+            }
+            if self.machine.poll_timeout().is_some_and(|at| at <= now) {
+                self.machine.on_timeout(now);
+            }
+        }
+    }
+
+    /// Ready when something has happened or the time has come.
+    fn poll_parcels(
+        &mut self,
+        cx: &mut Context<'_>,
+        timer: &mut Timer<K>,
+        batch: &mut Vec<Parcel<W::Mail>>,
+    ) -> Poll<()> {
+        let Poll::Pending = self.mail.as_mut().poll(cx);
+        if let Some((token, accept)) = &mut self.accept
+            && let Poll::Ready(result) = accept.as_mut().poll(cx)
+        {
+            batch.push(Parcel::Accepted { token: *token, result });
+            self.accept = None;
+        }
+        batch.append(&mut self.hub.parcels.borrow_mut());
+        if !batch.is_empty() {
+            return Poll::Ready(());
+        }
+        self.hub.waker.set(Some(cx.waker().clone()));
+        timer.poll(cx)
+    }
+
+    fn start_ops(&mut self) {
+        loop {
+            while let Some((token, op)) = self.machine.poll_op() {
+                self.start(token, op);
+            }
+            if self.done.is_empty() {
+                break;
+            }
+            let now = Instant::now();
+            for completion in self.done.drain(..) {
+                self.machine.on_event(now, Event::Completion(completion));
+            }
+        }
+    }
+
+    fn start(&mut self, token: Token, op: Op<W::Mail>) {
+        match op {
+            Op::Accept => {
+                let before =
+                    self.accept.replace((token, Box::pin(accept::<K>(self.listener.clone()))));
+                assert!(before.is_none(), "one Accept at a time");
+            }
+            Op::Readable { socket } => {
+                let ready = K::ready(self.sockets.at(socket.0).clone(), Wait::Read);
+                self.spawn(token, async { ready.await.map(|()| Output::Done) });
+            }
+            Op::Recv { socket, length_bytes } => self.receive(token, socket, length_bytes),
+            Op::Send { socket, bytes } => self.send(token, socket, bytes),
+            Op::Shutdown { socket, how } => {
+                let how = match how {
+                    Direction::Write => Shutdown::Write,
+                    Direction::Both => Shutdown::Both,
+                };
+                // `ENOTCONN` where the peer was faster.
+                let _ = rustix::net::shutdown(self.sockets.at(socket.0), how);
+            }
+            Op::Close { socket } => drop(self.sockets.remove(socket.0)),
+            Op::Migrate { socket, to, mail } => self.migrate(socket, to, mail),
+            Op::Post { to: Address::Core(core), mail } => self.cores[core.0 as usize].send(mail),
+            Op::Post { to: Address::Control, mail } => (self.control)(mail),
+
+            Op::Open { file, path, create, direct } => {
+                self.call(token, Call::Open { file, path, create, direct });
+            }
+            Op::Write { file, offset_bytes, bytes } => {
+                let lease = Lease::new(self.machine.memory(), bytes);
+                match self.file(file) {
+                    File { direct: true, .. } => {
+                        self.start_io(token, file, FileIo::Write { lease, offset_bytes });
+                    }
+                    File { file, .. } => {
+                        let result = write_at(file, lease.bytes(), offset_bytes);
+                        self.done.push(Completion { token, result });
+                    }
+                }
+            }
+            Op::Read { file, offset_bytes, bytes } => {
+                let mut lease = Lease::new(self.machine.memory(), bytes);
+                match self.file(file) {
+                    File { direct: true, .. } => {
+                        self.start_io(token, file, FileIo::Read { lease, offset_bytes });
+                    }
+                    File { file, .. } => {
+                        let result = read_at(file, lease.bytes_mut(), offset_bytes);
+                        self.done.push(Completion { token, result });
+                    }
+                }
+            }
+            Op::Sync { file } => self.start_io(token, file, FileIo::Sync),
+            Op::Allocate { file, offset_bytes, length_bytes } => {
+                self.call_file(token, file, |fd| Call::Allocate { fd, offset_bytes, length_bytes });
+            }
+            Op::Truncate { file, length_bytes } => {
+                self.call_file(token, file, |fd| Call::Truncate { fd, length_bytes });
+            }
+            Op::CloseFile { file } => {
+                let closed = self.files[file.0 as usize].take();
+                debug_assert!(closed.is_some(), "{file:?} is not open");
+            }
+            Op::SetOwner { path, mode, owner_uid } => {
+                self.call(token, Call::SetOwner { path, mode, owner_uid });
+            }
+            Op::Rename { from, to } => self.call(token, Call::Rename { from, to }),
+            Op::Remove { path } => self.call(token, Call::Remove { path }),
+            Op::SyncDirectory { path } => self.call(token, Call::SyncDirectory { path }),
+        }
+    }
+
+    fn spawn(&mut self, token: Token, op: impl Future<Output = Result<Output, Errno>> + 'static) {
+        self.in_flight_count += 1;
+        let hub = self.hub.clone();
+        K::spawn(async move { hub.complete(token, op.await) });
+    }
+
+    /// The completion is handled at once: the next receive may use the same buffer.
+    fn receive(&mut self, token: Token, socket: SocketId, length_bytes: u32) {
+        let buffer = self.machine.receive_buffer();
+        let length = buffer.len().min(length_bytes as usize);
+        let buffer = &mut buffer[..length];
+        let socket = self.sockets.at(socket.0);
+        let received = retry(|| rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT));
+        let result = received.map(|(_, count)| output_bytes(count)).map_err(errno);
+        self.machine.on_event(Instant::now(), Event::Completion(Completion { token, result }));
+    }
+
+    fn send(&mut self, token: Token, socket: SocketId, bytes: Bytes) {
+        let socket = self.sockets.at(socket.0).clone();
+        match send_now(&*socket, &bytes) {
+            Err(Errno::EAGAIN) => self.spawn(token, async move {
+                loop {
+                    K::ready(socket.clone(), Wait::Write).await?;
+                    match send_now(&*socket, &bytes) {
+                        Err(Errno::EAGAIN) => {}
+                        result => return result,
+                    }
+                }
+            }),
+            result => self.done.push(Completion { token, result }),
+        }
+    }
+
+    fn migrate(&mut self, socket: SocketId, to: CoreId, mail: W::Mail) {
+        let socket = self.sockets.remove(socket.0);
+        // The runtime may hold the descriptor until it has reaped the socket's last op; a duplicate
+        // is free of it. Without one (`EMFILE`) the connection ends here.
+        if let Ok(socket) = fcntl_dupfd_cloexec(&*socket, 0) {
+            self.cores[to.0 as usize].put(Parcel::Migrated { socket, mail });
+        }
+    }
+
+    fn file(&self, file: FileId) -> &File<K> {
+        self.files[file.0 as usize].as_ref().expect("the machine has opened the file")
+    }
+
+    fn start_io(&mut self, token: Token, file: FileId, io: FileIo) {
+        let file = self.file(file).file.clone();
+        self.in_flight_count += 1;
+        self.kernel.start_io(token, file, io, &self.hub);
+    }
+
+    fn call(&mut self, token: Token, call: Call) {
+        self.in_flight_count += 1;
+        self.helper.call(token, call, &self.hub.mailbox);
+    }
+
+    /// With a descriptor of the call's own, so that no other thread ever holds the file's.
+    fn call_file(&mut self, token: Token, file: FileId, call: impl FnOnce(OwnedFd) -> Call) {
+        match fcntl_dupfd_cloexec(&*self.file(file).file, 0) {
+            Ok(fd) => self.call(token, call(fd)),
+            Err(error) => self.done.push(Completion { token, result: Err(errno(error)) }),
+        }
+    }
+
+    fn deliver(&mut self, now: Instant, parcel: Parcel<W::Mail>) {
+        let event = match parcel {
+            Parcel::Mail(mail) => Event::Mail(mail),
+            Parcel::Completion(completion) => {
+                self.in_flight_count -= 1;
+                Event::Completion(completion)
+            }
+            Parcel::Accepted { token, result } => {
+                let result = result.and_then(|(socket, peer)| {
+                    let socket = self.adopt(socket)?;
+                    Ok(Output::Accepted { socket, peer })
+                });
+                Event::Completion(Completion { token, result })
+            }
+            Parcel::Opened { token, file, direct, result } => {
+                self.in_flight_count -= 1;
+                let result = result.and_then(|fd| self.opened(file, fd, direct));
+                Event::Completion(Completion { token, result })
+            }
+            Parcel::Migrated { socket, mail } => match self.adopt(socket) {
+                Ok(socket) => Event::Arrived { socket, mail },
+                // Out of kernel memory: the connection ends.
+                Err(_) => return,
+            },
+        };
+        self.machine.on_event(now, event);
+    }
+
+    fn adopt(&mut self, socket: OwnedFd) -> Result<SocketId, Errno> {
+        let socket = K::adopt_socket(socket).map_err(|it| io_errno(&it))?;
+        Ok(SocketId(self.sockets.insert(Rc::new(socket))))
+    }
+
+    fn opened(&mut self, file: FileId, fd: OwnedFd, direct: bool) -> Result<Output, Errno> {
+        let opened = Rc::new(K::adopt_file(fd).map_err(|it| io_errno(&it))?);
+        let slot = file.0 as usize;
+        if self.files.len() <= slot {
+            self.files.resize_with(slot + 1, || None);
+        }
+        let before = self.files[slot].replace(File { file: opened, direct });
+        assert!(before.is_none(), "{file:?} is open already");
+        Ok(Output::Done)
+    }
+}
+
+impl<W: Machine, K: Kernel> Drop for Pump<W, K> {
+    fn drop(&mut self) {
+        // A panic in the machine. The kernel still writes to its memory, or reads it: nothing may
+        // run any more.
+        if self.in_flight_count > 0 {
+            std::process::abort();
+        }
+    }
+}
+
+/// Where tasks leave what happened, and wake the loop.
+pub(super) struct Hub<M> {
+    parcels: RefCell<Vec<Parcel<M>>>,
+    waker: Cell<Option<Waker>>,
+    /// To this core, for other threads.
+    pub(super) mailbox: Sender<M>,
+}
+
+impl<M> Hub<M> {
+    pub(super) fn complete(&self, token: Token, result: Result<Output, Errno>) {
+        self.parcels.borrow_mut().push(Parcel::Completion(Completion { token, result }));
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The one timer of a core. There is none while the machine needs none.
+struct Timer<K: Kernel> {
+    sleep: Option<Pin<Box<K::Sleep>>>,
+    armed_at: Option<Instant>,
+}
+
+impl<K: Kernel> Timer<K> {
+    fn set(&mut self, at: Option<Instant>) {
+        if self.armed_at == at {
+            return;
+        }
+        self.armed_at = at;
+        let Some(at) = at else {
+            self.sleep = None;
+            return;
+        };
+        // A time that has passed must not keep the loop from entering the ring.
+        let at = at.max(Instant::now() + TIMER_RESOLUTION);
+        match &mut self.sleep {
+            Some(sleep) => K::reset(sleep.as_mut(), at),
+            None => self.sleep = Some(Box::pin(K::sleep_until(at))),
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (Some(sleep), Some(_)) = (&mut self.sleep, self.armed_at) else {
+            return Poll::Pending;
+        };
+        let polled = sleep.as_mut().poll(cx);
+        if polled.is_ready() {
+            self.armed_at = None;
+        }
+        polled
+    }
+}
+
+impl<K: Kernel> Default for Timer<K> {
+    fn default() -> Self {
+        Self { sleep: None, armed_at: None }
+    }
+}
+
+/// Brings what other threads send, for as long as the core runs.
+async fn take_mail<K: Kernel, M>(
+    bell: Rc<K::Socket>,
+    mailbox: Receiver<M>,
+    hub: Rc<Hub<M>>,
+) -> Infallible {
+    loop {
+        K::ready(bell.clone(), Wait::Read).await.expect("an eventfd can be polled");
+        mailbox.take(&mut hub.parcels.borrow_mut());
+    }
+}
+
+type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
+
+async fn accept<K: Kernel>(listener: Rc<K::Socket>) -> Accepted {
+    loop {
+        K::ready(listener.clone(), Wait::Read).await?;
+        match accept_now(&*listener) {
+            Err(OsError::AGAIN | OsError::INTR) => {}
+            // These are errors of one connection, which is gone (accept(2), "Error handling").
+            Err(
+                OsError::CONNABORTED
+                | OsError::PROTO
+                | OsError::NOPROTOOPT
+                | OsError::NETDOWN
+                | OsError::NETUNREACH
+                | OsError::HOSTDOWN
+                | OsError::HOSTUNREACH
+                | OsError::OPNOTSUPP,
+            ) => {}
+            result => return result.map_err(errno),
+        }
+    }
+}
+
+/// Non-blocking serves every runtime: nobody ever waits inside a call on a socket.
+fn accept_now(listener: impl AsFd) -> Result<(OwnedFd, SocketAddr), OsError> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
+    let peer = peer.and_then(|it| SocketAddr::try_from(it).ok()).ok_or(OsError::AFNOSUPPORT)?;
+    // Acknowledgements are small and must not wait for more. Only an optimisation: no error counts.
+    let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
+    Ok((socket, peer))
+}
+
+fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<Output, Errno> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = retry(|| rustix::net::send(&socket, bytes, flags));
+    sent.map(output_bytes).map_err(errno)
+}
+
+pub(super) fn io_errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno)
+}
+
+/// Both runtimes have a wheel of milliseconds.
+const TIMER_RESOLUTION: Duration = Duration::from_millis(1);

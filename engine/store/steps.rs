@@ -1,0 +1,202 @@
+//! Opening, finishing, removing and failing: one rare op after the other.
+
+use std::time::Instant;
+
+use super::part::{Goal, Step, Tail};
+use super::{Store, StoreEvent, file};
+use crate::limits::BLOCK_BYTES;
+use crate::op::{Errno, FileOp, Op, Output};
+
+impl<M> Store<M> {
+    /// Starts what the goal asks for next, once nothing is in flight any more.
+    pub(super) fn advance(&mut self, now: Instant, slot: u32) {
+        let Some(part) = self.slots[slot as usize].part.as_ref() else { return };
+        if part.goal == Goal::Discard {
+            self.drop_staging(slot);
+        }
+        if part_is_busy(self.part(slot)) {
+            self.start_writes(slot);
+            return;
+        }
+        if self.part(slot).broken.is_some() {
+            return self.end_broken(slot);
+        }
+        match self.part(slot).goal.clone() {
+            Goal::Receive => {}
+            Goal::Idle => self.close_file(slot),
+            Goal::Attach => self.attach_step(now, slot),
+            // Renamed already; what followed failed.
+            Goal::Finish(_) if self.part(slot).arrived_path.is_some() => {
+                self.start_step(slot, Step::SyncArrived);
+            }
+            Goal::Finish(_) if !self.part(slot).is_open => self.open_file(slot),
+            Goal::Finish(_) => self.start_step(slot, Step::SyncData),
+            Goal::Discard => {
+                self.close_file(slot);
+                if self.part(slot).is_created {
+                    self.start_step(slot, Step::Remove);
+                } else {
+                    self.end_removed(slot);
+                }
+            }
+        }
+    }
+
+    pub(super) fn on_step(&mut self, slot: u32, result: Result<Output, Errno>) {
+        let part = self.part_mut(slot);
+        let step = part.step.take().expect("a step was in flight");
+        let renamed_to = part.renaming_to.take();
+        match (step, result) {
+            (Step::Open, Ok(_)) => {
+                part.is_open = true;
+                part.is_created = true;
+            }
+            // Who may not give files away leaves them with their owner, as documented.
+            (Step::SetOwner, _) => self.start_step(slot, Step::Rename),
+            // Gone is what it should be; anything else leaves the file for the operator.
+            (Step::Remove, _) => self.end_removed(slot),
+            (Step::SyncData | Step::SyncLength, Err(errno)) => {
+                part.is_doubtful = true;
+                self.break_part(slot, errno);
+            }
+            (_, Err(errno)) => self.break_part(slot, errno),
+            (Step::SyncData, Ok(_)) => self.start_step(slot, Step::Truncate),
+            (Step::Truncate, Ok(_)) => self.start_step(slot, Step::SyncLength),
+            (Step::SyncLength, Ok(_)) => self.start_step(slot, Step::SetOwner),
+            (Step::Rename, Ok(_)) => {
+                part.arrived_path = renamed_to;
+                self.start_step(slot, Step::SyncArrived);
+            }
+            (Step::SyncArrived, Ok(_)) => self.start_step(slot, Step::SyncParts),
+            (Step::SyncParts, Ok(_)) => self.end_finished(slot),
+        }
+    }
+
+    /// Nothing of this upload is started any more until everything has ended. There is no second
+    /// try: what a failed write or sync left behind is not known.
+    pub(super) fn break_part(&mut self, slot: u32, errno: Errno) {
+        self.drop_staging(slot);
+        let part = self.part_mut(slot);
+        part.broken.get_or_insert(errno);
+        part.wants_room = false;
+        let upload = self.key(slot);
+        self.waiting.retain(|it| *it != upload);
+    }
+
+    fn start_step(&mut self, slot: u32, step: Step) {
+        // A removal asked for meanwhile comes first; `advance` starts it.
+        if self.part(slot).goal == Goal::Discard && step != Step::Remove {
+            return;
+        }
+        let path = self.part_path(slot);
+        let part = self.part_mut(slot);
+        part.step = Some(step);
+        let length_bytes = part.upload.length();
+        let file = file(slot);
+        let op = match (step, &part.goal) {
+            (Step::SyncData | Step::SyncLength, _) => Op::Sync { file },
+            (Step::Truncate, _) => Op::Truncate { file, length_bytes },
+            (Step::SetOwner, Goal::Finish(it)) => {
+                Op::SetOwner { path, mode: it.mode, owner_uid: it.owner_uid }
+            }
+            (Step::Rename, Goal::Finish(it)) => {
+                part.renaming_to = Some(it.path.clone());
+                Op::Rename { from: path, to: it.path.clone() }
+            }
+            (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
+            (Step::SyncParts, _) => Op::SyncDirectory { path: self.config.parts_dir.clone() },
+            (Step::Remove, _) => Op::Remove { path: part.arrived_path.clone().unwrap_or(path) },
+            (Step::Open | Step::SetOwner | Step::Rename, _) => {
+                unreachable!("opened elsewhere, finished only on the way to an end")
+            }
+        };
+        self.emit(slot, FileOp::Step, op);
+    }
+
+    fn attach_step(&mut self, now: Instant, slot: u32) {
+        let part = self.part(slot);
+        // A file that has arrived needs no more than to be finished.
+        if !part.is_open && part.arrived_path.is_none() {
+            return self.open_file(slot);
+        }
+        let upload = self.key(slot);
+        let part = self.part_mut(slot);
+        assert_eq!(part.upload.received(), part.upload.written());
+        part.goal = Goal::Receive;
+        let offset_bytes = part.upload.written();
+        self.events.push_back(StoreEvent::Attached { upload, offset_bytes });
+        self.serve_waiting(now);
+    }
+
+    fn open_file(&mut self, slot: u32) {
+        let path = self.part_path(slot);
+        let direct = self.config.direct;
+        let part = self.part_mut(slot);
+        part.step = Some(Step::Open);
+        let create = !part.is_created;
+        self.emit(slot, FileOp::Step, Op::Open { file: file(slot), path, create, direct });
+    }
+
+    fn close_file(&mut self, slot: u32) {
+        let part = self.part_mut(slot);
+        if std::mem::take(&mut part.is_open) {
+            self.ops.push_back((crate::op::Token::None, Op::CloseFile { file: file(slot) }));
+        }
+    }
+
+    fn end_finished(&mut self, slot: u32) {
+        // A removal asked for meanwhile; `advance` starts it.
+        if self.part(slot).goal == Goal::Discard {
+            return;
+        }
+        self.close_file(slot);
+        self.drop_staging(slot);
+        let upload = self.key(slot);
+        let part = self.part_mut(slot);
+        part.goal = Goal::Idle;
+        let path = part.arrived_path.clone().expect("renamed before");
+        self.events.push_back(StoreEvent::Arrived { upload, path });
+    }
+
+    fn end_removed(&mut self, slot: u32) {
+        let upload = self.key(slot);
+        self.free_slot(slot);
+        self.events.push_back(StoreEvent::Removed { upload });
+    }
+
+    /// Everything has ended: back to what is known to be written.
+    fn end_broken(&mut self, slot: u32) {
+        self.drop_staging(slot);
+        self.close_file(slot);
+        let upload = self.key(slot);
+        let direct = self.config.direct;
+        let part = self.part_mut(slot);
+        let errno = part.broken.take().expect("only a broken part ends here");
+        if std::mem::take(&mut part.is_doubtful) {
+            part.upload.start_over();
+            // It may have been cut to its length.
+            if part.allocated != u64::MAX {
+                part.allocated = 0;
+            }
+        } else {
+            part.upload.roll_back();
+        }
+        if direct && !part.upload.received().is_multiple_of(u64::from(BLOCK_BYTES)) {
+            part.tail = Tail::OnDisk;
+        }
+        if part.goal == Goal::Discard {
+            return if part.is_created {
+                self.start_step(slot, Step::Remove);
+            } else {
+                self.end_removed(slot);
+            };
+        }
+        part.goal = Goal::Idle;
+        self.events.push_back(StoreEvent::Failed { upload, errno });
+    }
+}
+
+/// Ops are in flight, or bytes wait to be written.
+fn part_is_busy(part: &super::part::Part) -> bool {
+    !part.is_quiet() || (part.broken.is_none() && !part.full.is_empty())
+}

@@ -1,0 +1,179 @@
+//! Files, with and without the page cache.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use incoming_engine::buffer::Slice;
+use incoming_engine::limits::{BLOCK_BYTES, LEASE_BYTES_MAX};
+use incoming_engine::op::{Errno, FileId, Op, Output};
+use tempfile::TempDir;
+
+use crate::harness::{Cores, Variant, pattern};
+
+crate::on_every_variant! {
+    writes_directly_with_a_padded_tail
+    writes_through_the_page_cache
+    writes_many_at_once
+    opens_only_what_it_should
+    renames_without_replacing
+    sets_mode_and_owner_and_removes
+    reports_what_a_file_system_refuses
+}
+
+const FILE: FileId = FileId(3);
+
+fn writes_directly_with_a_padded_tail(variant: Variant) {
+    let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut cores = Cores::start(variant, 1);
+    let path = directory.path().join("direct");
+    let open = Op::Open { file: FILE, path: path.clone(), create: true, direct: true };
+    assert_eq!(
+        cores.run(open),
+        Ok(Output::Done),
+        "needs a file system with direct I/O: set CARGO_TARGET_DIR to a directory on ext4, XFS or \
+         btrfs"
+    );
+    let allocate = Op::Allocate { file: FILE, offset_bytes: 0, length_bytes: 4 * 1024 * 1024 };
+    assert_eq!(cores.run(allocate), Ok(Output::Done));
+
+    // 1 MiB, then 5000 bytes in two blocks.
+    let bytes = pattern(LEASE_BYTES_MAX as usize + 5000, 3);
+    let [first, tail] = [
+        Slice { start: 0, length: LEASE_BYTES_MAX },
+        Slice { start: LEASE_BYTES_MAX, length: 2 * BLOCK_BYTES },
+    ];
+    cores.fill(Slice { start: 0, length: bytes.len() as u32 }, &bytes);
+    let write = Op::Write { file: FILE, offset_bytes: 0, bytes: first };
+    assert_eq!(cores.run(write), Ok(Output::Bytes(first.length)));
+    let write = Op::Write { file: FILE, offset_bytes: first.length.into(), bytes: tail };
+    assert_eq!(cores.run(write), Ok(Output::Bytes(tail.length)));
+    assert_eq!(cores.run(Op::Sync { file: FILE }), Ok(Output::Done));
+    let truncate = Op::Truncate { file: FILE, length_bytes: bytes.len() as u64 };
+    assert_eq!(cores.run(truncate), Ok(Output::Done));
+    assert_eq!(cores.run(Op::Sync { file: FILE }), Ok(Output::Done));
+
+    // Read back to another place: the tail comes short, then the end.
+    let back = Slice { start: 4 * LEASE_BYTES_MAX, length: 2 * BLOCK_BYTES };
+    let read = Op::Read { file: FILE, offset_bytes: first.length.into(), bytes: back };
+    assert_eq!(cores.run(read), Ok(Output::Bytes(5000)));
+    assert_eq!(cores.show(back)[..5000], bytes[first.length as usize..]);
+    let end = u64::from(first.length + 2 * BLOCK_BYTES);
+    let read = Op::Read { file: FILE, offset_bytes: end, bytes: back };
+    assert_eq!(cores.run(read), Ok(Output::Bytes(0)));
+
+    let unaligned = Op::Write { file: FILE, offset_bytes: 5, bytes: tail };
+    assert_eq!(cores.run(unaligned), Err(Errno::EINVAL));
+    cores.start_op(0, Op::CloseFile { file: FILE });
+    cores.stop();
+    assert!(std::fs::read(path).unwrap() == bytes);
+}
+
+fn writes_through_the_page_cache(variant: Variant) {
+    for parent in [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"] {
+        let directory = TempDir::new_in(parent).unwrap();
+        let path = directory.path().join("buffered");
+        let mut cores = Cores::start(variant, 1);
+        let open = Op::Open { file: FILE, path: path.clone(), create: true, direct: false };
+        assert_eq!(cores.run(open), Ok(Output::Done));
+        let bytes = pattern(100_001, 4);
+        let slice = Slice { start: 77, length: bytes.len() as u32 };
+        cores.fill(slice, &bytes);
+        let write = Op::Write { file: FILE, offset_bytes: 3, bytes: slice };
+        assert_eq!(cores.run(write), Ok(Output::Bytes(slice.length)));
+        assert_eq!(cores.run(Op::Sync { file: FILE }), Ok(Output::Done));
+
+        let back = Slice { start: 1_000_001, length: slice.length };
+        let read = Op::Read { file: FILE, offset_bytes: 3, bytes: back };
+        assert_eq!(cores.run(read), Ok(Output::Bytes(back.length)));
+        assert!(cores.show(back) == bytes);
+        let sync = Op::SyncDirectory { path: directory.path().into() };
+        assert_eq!(cores.run(sync), Ok(Output::Done));
+        cores.stop();
+        assert!(std::fs::read(path).unwrap()[3..] == bytes);
+    }
+}
+
+fn writes_many_at_once(variant: Variant) {
+    let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut cores = Cores::start(variant, 1);
+    let bytes = pattern(4 * LEASE_BYTES_MAX as usize, 5);
+    cores.fill(Slice { start: 0, length: bytes.len() as u32 }, &bytes);
+    let paths: Vec<_> = (0..4).map(|it: u32| directory.path().join(it.to_string())).collect();
+    for (index, path) in paths.iter().enumerate() {
+        let file = FileId(index as u32);
+        let open = Op::Open { file, path: path.clone(), create: true, direct: true };
+        assert_eq!(cores.run(open), Ok(Output::Done));
+    }
+    let writes: Vec<u32> = (0..16)
+        .map(|it| {
+            let (file, part) = (FileId(it % 4), it / 4);
+            let bytes = Slice { start: part * LEASE_BYTES_MAX, length: LEASE_BYTES_MAX };
+            cores.start_op(0, Op::Write { file, offset_bytes: bytes.start.into(), bytes })
+        })
+        .collect();
+    for number in writes {
+        assert_eq!(cores.wait(number), Ok(Output::Bytes(LEASE_BYTES_MAX)));
+    }
+    cores.stop();
+    paths.iter().for_each(|it| assert!(std::fs::read(it).unwrap() == bytes));
+}
+
+fn opens_only_what_it_should(variant: Variant) {
+    let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let mut cores = Cores::start(variant, 1);
+    let open =
+        |path: &Path, create| Op::Open { file: FILE, path: path.into(), create, direct: false };
+    let path = directory.path().join("it");
+    assert_eq!(cores.run(open(&path, false)), Err(Errno::ENOENT));
+    assert_eq!(cores.run(open(&path, true)), Ok(Output::Done));
+    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    cores.start_op(0, Op::CloseFile { file: FILE });
+    assert_eq!(cores.run(open(&path, true)), Err(Errno::EEXIST));
+    assert_eq!(cores.run(open(&path, false)), Ok(Output::Done));
+}
+
+fn renames_without_replacing(variant: Variant) {
+    for parent in [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"] {
+        let directory = TempDir::new_in(parent).unwrap();
+        let [from, to, third] = ["from", "to", "third"].map(|it| directory.path().join(it));
+        let mut cores = Cores::start(variant, 1);
+        std::fs::write(&from, "new").unwrap();
+        std::fs::write(&to, "old").unwrap();
+        let rename = Op::Rename { from: from.clone(), to: to.clone() };
+        assert_eq!(cores.run(rename), Err(Errno::EEXIST));
+        assert_eq!(std::fs::read(&to).unwrap(), b"old");
+        let rename = Op::Rename { from: from.clone(), to: third.clone() };
+        assert_eq!(cores.run(rename), Ok(Output::Done));
+        assert_eq!(std::fs::read(&third).unwrap(), b"new");
+        assert_eq!(cores.run(Op::Rename { from, to: third }), Err(Errno::ENOENT));
+    }
+}
+
+fn sets_mode_and_owner_and_removes(variant: Variant) {
+    let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let path = directory.path().join("it");
+    std::fs::write(&path, "").unwrap();
+    let mut cores = Cores::start(variant, 1);
+    let own = std::fs::metadata(&path).unwrap().uid();
+    let set = |mode, owner_uid| Op::SetOwner { path: path.clone(), mode, owner_uid };
+    for (mode, owner_uid) in [(0o644, None), (0o770, Some(own))] {
+        assert_eq!(cores.run(set(mode, owner_uid)), Ok(Output::Done));
+        let permissions = std::fs::metadata(&path).unwrap().permissions();
+        assert_eq!(permissions.mode() & 0o7777, mode);
+    }
+    let remove = || Op::Remove { path: path.clone() };
+    assert_eq!(cores.run(remove()), Ok(Output::Done));
+    assert_eq!(cores.run(remove()), Err(Errno::ENOENT));
+    assert_eq!(cores.run(set(0o600, None)), Err(Errno::ENOENT));
+}
+
+fn reports_what_a_file_system_refuses(variant: Variant) {
+    let mut cores = Cores::start(variant, 1);
+    // A device that is always full.
+    let open = Op::Open { file: FILE, path: "/dev/full".into(), create: false, direct: false };
+    assert_eq!(cores.run(open), Ok(Output::Done));
+    let write = Op::Write { file: FILE, offset_bytes: 0, bytes: Slice { start: 0, length: 10 } };
+    assert_eq!(cores.run(write), Err(Errno::ENOSPC));
+    let truncate = Op::Truncate { file: FILE, length_bytes: 1 };
+    assert_eq!(cores.run(truncate), Err(Errno::EINVAL));
+}

@@ -1,0 +1,385 @@
+//! A store against a simulated disk, by seed: uploads that share too little memory, clients that
+//! come and go, and a disk that reorders, falls short and fails.
+//!
+//! `SEEDS=17 cargo test -p incoming-engine --test store` runs one seed, `SEEDS=0..100000` many.
+
+extern crate incoming_engine as engine;
+
+mod disk;
+mod rng;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
+use disk::{Disk, Weather};
+use engine::mask::rotate;
+use engine::store::{Finish, Room, Store, StoreConfig, StoreEvent, UploadKey, arrived_path};
+use engine::ticket::TicketId;
+use engine::upload::AppendError;
+use rng::{Rng, for_each_seed};
+
+#[test]
+fn every_byte_arrives_whatever_happens() {
+    for_each_seed(2_500, |seed| Sim::new(seed).run());
+}
+
+struct Sim {
+    rng: Rng,
+    now: Instant,
+    store: Store<()>,
+    disk: Disk,
+    clients: Vec<Client>,
+    /// How restless the clients are, in percent.
+    churn: usize,
+    /// Events are delivered late by chance, as in a busy turn.
+    lateness: usize,
+}
+
+/// What a worker knows of one upload.
+struct Client {
+    ticket: TicketId,
+    key: UploadKey,
+    bytes: &'static [u8],
+    state: State,
+    /// The next byte to send.
+    position: usize,
+    /// It was told to wait for room.
+    waits: bool,
+    acked: u64,
+    /// Below, the disk has been compared.
+    verified: usize,
+    piece_bytes_max: usize,
+    /// It sends no more while so much of what it sent is not written.
+    window_bytes: usize,
+    /// As far as it was told.
+    written: usize,
+    events: VecDeque<StoreEvent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Away,
+    Attaching,
+    Attached,
+    Finishing,
+    Discarding,
+    Arrived,
+    Gone,
+}
+
+impl Sim {
+    fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let config = StoreConfig {
+            parts_dir: PARTS_DIR.into(),
+            arrived_dir: ARRIVED_DIR.into(),
+            direct: rng.chance(70),
+            staging_bytes: rng.pick(&[64, 128, 192, 320, 1024]) << 10,
+        };
+        let is_fair = rng.chance(40);
+        let weather = Weather {
+            faults_left: if is_fair { 0 } else { rng.below(12) as u32 },
+            fault_percent: rng.within(1..15),
+            short_percent: rng.pick(&[0, 5, 40]),
+            can_allocate: rng.chance(80),
+        };
+        let mut store = Store::new(config).unwrap();
+        let mut disk = Disk::new(rng.next(), weather);
+        let count = rng.within(1..9);
+        let length_max = rng.pick(&[1, 5_000, 70_000, 300_000, 3_000_000]).min(5_000_000 / count);
+        let clients = (0..count).map(|index| {
+            let length = rng.below(length_max + 1);
+            let start = rng.below(FILES.len() - length);
+            let bytes = &FILES[start..start + length];
+            let ticket = TicketId(u128::from(rng.next()) << 64 | index as u128);
+            disk.expect(ticket.to_string(), bytes);
+            Client {
+                ticket,
+                key: store.insert(ticket, length as u64),
+                bytes,
+                state: State::Away,
+                position: 0,
+                waits: false,
+                acked: 0,
+                verified: 0,
+                window_bytes: rng.pick(&[1, 5_000, 100_000, usize::MAX]),
+                written: 0,
+                piece_bytes_max: (length / rng.within(1..40)).max(100),
+                events: VecDeque::new(),
+            }
+        });
+        let clients = clients.collect();
+        let (churn, lateness) = (rng.pick(&[0, 2, 10]), rng.pick(&[0, 30, 80]));
+        Self { rng, now: Instant::now(), store, disk, clients, churn, lateness }
+    }
+
+    fn run(mut self) {
+        for _ in 0..STEPS_MAX {
+            self.step();
+            if self.is_over() {
+                return self.check_end();
+            }
+        }
+        let left = self.clients.iter().filter(|it| !it.state.is_end());
+        let left: Vec<_> = left.map(|it| (it.state, it.position, it.bytes.len())).collect();
+        panic!("no progress: {left:?}\n{:?}", self.store);
+    }
+
+    fn step(&mut self) {
+        match self.rng.below(100) {
+            0..45 => {
+                if let Some(completion) = self.disk.complete(self.store.memory_mut()) {
+                    self.store.on_completion(self.now, completion);
+                }
+            }
+            45..90 => {
+                let client = self.rng.below(self.clients.len());
+                self.client_step(client);
+            }
+            90..97 => self.now += Duration::from_micros(self.rng.below(3_000) as u64),
+            _ => {
+                if let Some(at) = self.store.poll_timeout() {
+                    self.now = self.now.max(at);
+                }
+            }
+        }
+        if self.store.poll_timeout().is_some_and(|it| it <= self.now) {
+            self.store.on_timeout(self.now);
+        }
+        while let Some((token, op)) = self.store.poll_op() {
+            self.disk.start(token, op, self.store.memory());
+        }
+        while let Some(event) = self.store.poll_event() {
+            self.check_event(event);
+        }
+        for client in 0..self.clients.len() {
+            while !self.clients[client].events.is_empty() && !self.rng.chance(self.lateness) {
+                let event = self.clients[client].events.pop_front().unwrap();
+                let client = &mut self.clients[client];
+                let is_written = matches!(event, StoreEvent::Written { .. });
+                client.on_event(event);
+                if is_written {
+                    // What came meanwhile waits for its acknowledgement.
+                    self.store.flush(self.now, client.key, client.position as u64);
+                }
+            }
+        }
+    }
+
+    /// What must be true at the moment of an event. Then it goes to its client.
+    fn check_event(&mut self, event: StoreEvent) {
+        let (StoreEvent::Attached { upload, .. }
+        | StoreEvent::Room { upload }
+        | StoreEvent::Written { upload, .. }
+        | StoreEvent::Arrived { upload, .. }
+        | StoreEvent::Failed { upload, .. }
+        | StoreEvent::Removed { upload }) = event;
+        let client = self.clients.iter_mut().find(|it| it.key == upload).expect("a known key");
+        let part = PathBuf::from(PARTS_DIR).join(client.ticket.to_string());
+        let arrived = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+        let path = if self.disk.exists(&arrived) { &arrived } else { &part };
+        match &event {
+            StoreEvent::Attached { offset_bytes, .. } => {
+                let upload = self.store.upload(upload).expect("attached");
+                assert_eq!(*offset_bytes, upload.written());
+                assert_eq!(*offset_bytes, upload.received());
+                if self.disk.take_damage(path) {
+                    client.acked = 0;
+                }
+                assert!(client.acked <= *offset_bytes, "acked bytes are not asked for again");
+                client.verified = *offset_bytes as usize;
+                let data = self.disk.data(path).unwrap();
+                assert!(data[..client.verified] == client.bytes[..client.verified]);
+            }
+            StoreEvent::Written { offset_bytes, .. } => {
+                let (from, to) = (client.verified, *offset_bytes as usize);
+                // The block that was written again as well.
+                let from = from.min(to) & !0xfff;
+                let data = self.disk.data(path).unwrap();
+                assert!(data[from..to] == client.bytes[from..to], "written is on the disk");
+                client.verified = to;
+                if self.rng.chance(70) {
+                    client.acked = self.rng.within(client.acked as usize..to + 1) as u64;
+                    self.store.on_acked(upload, client.acked);
+                }
+            }
+            StoreEvent::Arrived { path: at, .. } => {
+                assert_eq!(*at, arrived);
+                assert!(self.disk.data(at).unwrap() == client.bytes, "the file is the file");
+                assert!(!self.disk.exists(&part));
+                self.disk.assert_durable(at, PARTS_DIR.as_ref());
+            }
+            StoreEvent::Removed { .. } => {
+                assert!(self.store.upload(upload).is_none());
+                let is_gone = !self.disk.exists(&arrived) && !self.disk.exists(&part);
+                assert!(is_gone || self.disk.has_failed_removals(), "the file is gone");
+            }
+            StoreEvent::Failed { errno, .. } => {
+                assert!(self.disk.has_failed(), "nothing has failed but {errno}");
+            }
+            StoreEvent::Room { .. } => {}
+        }
+        client.events.push_back(event);
+    }
+
+    fn client_step(&mut self, index: usize) {
+        let now = self.now;
+        let is_restless = self.rng.chance(self.churn);
+        let client = &mut self.clients[index];
+        let key = client.key;
+        if is_restless && self.rng.chance(10) && client.state != State::Discarding {
+            // Also when it has arrived.
+            if client.state != State::Gone {
+                client.state = State::Discarding;
+                self.store.discard(now, key);
+            }
+            return;
+        }
+        match client.state {
+            State::Away => {
+                client.state = State::Attaching;
+                client.waits = false;
+                self.store.attach(now, key);
+            }
+            State::Attaching | State::Attached | State::Finishing if is_restless => {
+                if self.rng.chance(50) {
+                    self.store.attach(now, key);
+                } else {
+                    self.store.detach(now, key);
+                    if client.state != State::Finishing {
+                        client.state = State::Away;
+                    }
+                }
+                client.waits = false;
+                if client.state == State::Attached {
+                    client.state = State::Attaching;
+                }
+            }
+            State::Attached => {
+                let upload = self.store.upload(key).expect("attached");
+                if upload.remaining() == 0 && self.rng.chance(80) {
+                    client.state = State::Finishing;
+                    let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+                    self.store.finish(now, key, Finish { path, mode: 0o644, owner_uid: None });
+                } else if client.may_receive() {
+                    self.receive(index);
+                }
+            }
+            State::Arrived if self.rng.chance(20) => {
+                client.state = State::Gone;
+                self.store.forget(key);
+                assert!(self.store.upload(key).is_none());
+            }
+            _ => {}
+        }
+    }
+
+    /// The socket is readable: what a worker does then.
+    fn receive(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        let room = match self.store.reserve(self.now, client.key) {
+            Room::Bytes(room) => room as usize,
+            Room::Waiting => {
+                client.waits = true;
+                return;
+            }
+        };
+        assert!(room > 0);
+        let rest = client.bytes.len() - client.position;
+        // By chance nothing at all, as after an early wake-up.
+        let most = room.min(rest).min(client.piece_bytes_max);
+        let mut count = if self.rng.chance(20) { most } else { self.rng.below(most + 1) };
+        while count > 0 {
+            let take = self.rng.within(1..count + 1);
+            let piece = &client.bytes[client.position..client.position + take];
+            let mask = (self.rng.next() as u32).to_le_bytes();
+            let masked: Vec<u8> =
+                piece.iter().zip(mask.iter().cycle()).map(|(byte, key)| byte ^ key).collect();
+            // In two parts, as when a frame goes on in the next receive.
+            let cut = self.rng.below(take + 1);
+            let parts = [(&masked[..cut], mask), (&masked[cut..], rotate(mask, cut))];
+            for (part, mask) in parts {
+                self.store.append(self.now, client.key, part, mask).expect("within the length");
+            }
+            client.position += take;
+            count -= take;
+        }
+        if client.window_bytes < usize::MAX || self.rng.chance(30) {
+            self.store.flush(self.now, client.key, client.position as u64);
+        }
+        if client.position == client.bytes.len() && self.rng.chance(20) {
+            let is_live = self.store.upload(client.key).is_some_and(|it| it.remaining() == 0);
+            let more = self.store.append(self.now, client.key, b"!", [0; 4]);
+            // A broken upload drops what comes.
+            assert!(!is_live || more == Err(AppendError::PastLength) || self.disk.has_failed());
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        let is_over = |it: &Client| it.state.is_end() && it.events.is_empty();
+        self.clients.iter().all(is_over) && self.disk.is_idle()
+    }
+
+    fn check_end(mut self) {
+        assert!(self.store.poll_op().is_none());
+        assert!(self.store.is_quiet());
+        assert_eq!(self.store.leased_bytes(), 0, "all leases are given back");
+        assert_eq!(self.store.kept_bytes(), 0, "all last blocks are given back");
+        assert!(!self.disk.has_open_files());
+        for client in self.clients.iter().filter(|it| it.state == State::Arrived) {
+            let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+            assert!(self.disk.data(&path).unwrap() == client.bytes);
+        }
+    }
+}
+
+impl Client {
+    fn may_receive(&self) -> bool {
+        // What is to be sent next is in an event that was not looked at: no worker receives now.
+        let is_attached_anew =
+            self.events.iter().any(|it| matches!(it, StoreEvent::Attached { .. }));
+        let is_window_open = self.position < self.written.saturating_add(self.window_bytes);
+        !self.waits && !is_attached_anew && is_window_open
+    }
+
+    fn on_event(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Attached { offset_bytes, .. } => {
+                if matches!(self.state, State::Attaching | State::Attached) {
+                    self.state = State::Attached;
+                    self.position = offset_bytes as usize;
+                    self.written = self.position;
+                    self.waits = false;
+                }
+            }
+            StoreEvent::Room { .. } => self.waits = false,
+            StoreEvent::Written { offset_bytes, .. } => self.written = offset_bytes as usize,
+            StoreEvent::Failed { .. } if self.state == State::Discarding => {}
+            StoreEvent::Failed { .. } => self.state = State::Away,
+            StoreEvent::Arrived { .. } if self.state == State::Discarding => {}
+            StoreEvent::Arrived { .. } => self.state = State::Arrived,
+            StoreEvent::Removed { .. } => {
+                assert_eq!(self.state, State::Discarding);
+                self.state = State::Gone;
+            }
+        }
+    }
+}
+
+impl State {
+    fn is_end(self) -> bool {
+        matches!(self, Self::Arrived | Self::Gone)
+    }
+}
+
+/// Every file is a piece of this.
+static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut rng = Rng::new(1);
+    (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
+});
+
+const PARTS_DIR: &str = "/storage/parts";
+const ARRIVED_DIR: &str = "/storage/arrived";
+const STEPS_MAX: usize = 60_000;

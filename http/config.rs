@@ -1,0 +1,303 @@
+//! What an operator may set: the keys, their defaults and their ranges.
+//!
+//! A setting exists only where two operators would choose differently and neither is wrong;
+//! everything else is a constant. A wrong setting stops the start and says where it stands, what is
+//! wrong with it and what to write instead.
+
+mod layers;
+mod units;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use engine::driver::Runtime;
+use tracing_subscriber::EnvFilter;
+
+pub use layers::{ConfigError, Given, Layers, Source};
+pub use units::{Problem, format_duration, format_size, nearest, parse_duration, parse_size};
+
+/// The settings of a server. Nothing in it changes after the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Port 0: one that is free.
+    pub listen: SocketAddr,
+    /// Absolute.
+    pub storage_dir: PathBuf,
+    pub runtime: Runtime,
+    /// Threads. `None`: one for each CPU that this process may use.
+    pub cores: Option<u16>,
+    /// Staging memory of each core.
+    pub memory_bytes: u32,
+    /// Connections that each core holds at a time; further ones wait.
+    pub connections_max: u32,
+    /// A ticket that nothing happens to for so long is cancelled.
+    pub idle_timeout: Duration,
+    /// How long a web app may take to answer a callback.
+    pub callback_timeout: Duration,
+    /// How long a web app may take after `wait` before it is asked again.
+    pub finish_timeout: Duration,
+    /// Answer backend routes also to requests that come through a proxy or from a browser.
+    pub backend_behind_proxy: bool,
+    pub log_format: LogFormat,
+    /// In the syntax of [`EnvFilter`].
+    pub log: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON otherwise.
+    Auto,
+    Text,
+    Json,
+}
+
+/// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
+/// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
+/// at start.
+pub const KEYS: [(&str, &str); 12] = [
+    ("listen", "127.0.0.1:4000"),
+    ("storage_dir", ""),
+    ("runtime", "monoio"),
+    ("cores", ""),
+    ("memory", "64MiB"),
+    ("connections_max", "10000"),
+    ("idle_timeout", "12h"),
+    ("callback_timeout", "55s"),
+    ("finish_timeout", "10m"),
+    ("backend_behind_proxy", "false"),
+    ("log_format", "auto"),
+    ("log", "info"),
+];
+
+impl Config {
+    /// The settings that `layers` and the defaults give, or everything that is wrong with them.
+    pub fn resolve(layers: &Layers, home: &Home) -> Result<Self, Vec<ConfigError>> {
+        let mut reader = Reader { layers, errors: Vec::new() };
+        let it = &mut reader;
+        let listen = it.read("listen", parse_listen);
+        let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
+        let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
+        let cores = it.read("cores", |text| match text {
+            "" => Ok(None),
+            _ => within(number(text)?, 1, CORES_MAX).map(|it| Some(it as u16)),
+        });
+        let memory_bytes = it.read("memory", parse_memory);
+        let connections_max = it.read("connections_max", |text| {
+            within(number(text)?, 1, CONNECTIONS_MAX).map(|it| it as u32)
+        });
+        let idle_timeout = it.read("idle_timeout", duration_within(1, 365 * DAY_S));
+        let callback_timeout = it.read("callback_timeout", duration_within(1, 3600));
+        let finish_timeout = it.read("finish_timeout", duration_within(1, 30 * DAY_S));
+        let behind_proxy = it.read("backend_behind_proxy", |text| choose(text, &BOOLEANS));
+        let log_format = it.read("log_format", |text| choose(text, &LOG_FORMATS));
+        let log = it.read("log", parse_filter);
+        let errors = reader.errors;
+        let all = || {
+            Some(Self {
+                listen: listen?,
+                storage_dir: storage_dir?,
+                runtime: runtime?,
+                cores: cores?,
+                memory_bytes: memory_bytes?,
+                connections_max: connections_max?,
+                idle_timeout: idle_timeout?,
+                callback_timeout: callback_timeout?,
+                finish_timeout: finish_timeout?,
+                backend_behind_proxy: behind_proxy?,
+                log_format: log_format?,
+                log: log?,
+            })
+        };
+        all().ok_or(errors)
+    }
+}
+
+/// What the default of `storage_dir` depends on.
+#[derive(Clone, Debug, Default)]
+pub struct Home {
+    /// [`SYSTEM_STORAGE_DIR`] can be written, or made: the process is root, or its owner.
+    pub system_usable: bool,
+    /// `XDG_DATA_HOME`, if it is absolute.
+    pub xdg_data_home: Option<PathBuf>,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// Appended to the default, so that a demo does not touch a server's files.
+    pub subdirectory: Option<&'static str>,
+}
+
+impl Home {
+    /// Asks this machine.
+    pub fn find() -> Self {
+        let absolute = |name| {
+            std::env::var_os(name).map(PathBuf::from).filter(|it: &PathBuf| it.is_absolute())
+        };
+        let writable = rustix::fs::access(SYSTEM_STORAGE_DIR, rustix::fs::Access::WRITE_OK).is_ok();
+        Self {
+            system_usable: rustix::process::geteuid().is_root() || writable,
+            xdg_data_home: absolute("XDG_DATA_HOME"),
+            home: absolute("HOME"),
+            subdirectory: None,
+        }
+    }
+
+    /// Where files go if nobody says otherwise.
+    pub fn storage_dir(&self) -> Option<PathBuf> {
+        let base = if self.system_usable {
+            PathBuf::from(SYSTEM_STORAGE_DIR)
+        } else if let Some(it) = &self.xdg_data_home {
+            it.join("incoming")
+        } else {
+            self.home.as_ref()?.join(".local/share/incoming")
+        };
+        Some(self.subdirectory.map_or_else(|| base.clone(), |it| base.join(it)))
+    }
+}
+
+struct Reader<'l> {
+    layers: &'l Layers,
+    errors: Vec<ConfigError>,
+}
+
+impl Reader<'_> {
+    fn read<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, Problem>,
+    ) -> Option<T> {
+        let default = KEYS.iter().find(|(name, _)| *name == key).map_or("", |(_, it)| it);
+        let given = self.layers.find(key);
+        let text = given.map_or(default, |it| it.text.trim());
+        parse(text)
+            .map_err(|problem| {
+                self.errors.push(ConfigError {
+                    source: given.map_or(Source::Default, |it| it.source.clone()),
+                    key: key.to_owned(),
+                    value: format!("\"{text}\""),
+                    problem,
+                });
+            })
+            .ok()
+    }
+}
+
+fn parse_listen(text: &str) -> Result<SocketAddr, Problem> {
+    text.parse().map_err(|_| {
+        let port = text.rsplit(':').next().and_then(|it| it.parse::<u16>().ok());
+        Problem::new(
+            "it is not an IP address and a port",
+            match port {
+                Some(port) => format!(
+                    "write 127.0.0.1:{port} for this machine only, 0.0.0.0:{port} or [::]:{port} \
+                     for every network"
+                ),
+                None => "write it like 127.0.0.1:4000 or [::1]:4000".to_owned(),
+            },
+        )
+    })
+}
+
+fn parse_storage_dir(text: &str, home: &Home) -> Result<PathBuf, Problem> {
+    if text.is_empty() {
+        return home.storage_dir().ok_or_else(|| {
+            Problem::new(
+                "there is no default, because neither HOME nor XDG_DATA_HOME is set",
+                "give a directory with --storage-dir, INCOMING_STORAGE_DIR or storage_dir",
+            )
+        });
+    }
+    std::path::absolute(Path::new(text)).map_err(|error| {
+        Problem::new(format!("it cannot be made absolute: {error}"), "write an absolute path")
+    })
+}
+
+fn parse_memory(text: &str) -> Result<u32, Problem> {
+    let bytes = parse_size(text)?;
+    let megabyte = u64::from(MEMORY_STEP_BYTES);
+    if !(u64::from(MEMORY_BYTES_MIN)..=u64::from(MEMORY_BYTES_MAX)).contains(&bytes) {
+        return Err(out_of_range(
+            &format_size(u64::from(MEMORY_BYTES_MIN)),
+            &format_size(u64::from(MEMORY_BYTES_MAX)),
+        ));
+    }
+    if !bytes.is_multiple_of(megabyte) {
+        return Err(Problem::new(
+            "it is not a whole number of MiB",
+            format!("write {}MiB", bytes / megabyte),
+        ));
+    }
+    Ok(bytes as u32)
+}
+
+fn parse_filter(text: &str) -> Result<String, Problem> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(Problem::new(
+            format!("it is not a filter for the log: {error}"),
+            "write error, warn, info, debug or trace, or target=level pairs with commas between",
+        )),
+    }
+}
+
+fn duration_within(min_s: u64, max_s: u64) -> impl Fn(&str) -> Result<Duration, Problem> {
+    move |text| {
+        let (min, max) = (Duration::from_secs(min_s), Duration::from_secs(max_s));
+        let it = parse_duration(text)?;
+        if it < min || it > max {
+            return Err(out_of_range(&format_duration(min), &format_duration(max)));
+        }
+        Ok(it)
+    }
+}
+
+fn number(text: &str) -> Result<u64, Problem> {
+    text.parse().map_err(|_| Problem::new("it is not a whole number", "write digits only"))
+}
+
+fn within(value: u64, min: u64, max: u64) -> Result<u64, Problem> {
+    if (min..=max).contains(&value) {
+        Ok(value)
+    } else {
+        Err(out_of_range(&min.to_string(), &max.to_string()))
+    }
+}
+
+fn out_of_range(min: &str, max: &str) -> Problem {
+    Problem::new("it is out of range", format!("write a value from {min} to {max}"))
+}
+
+fn choose<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Problem> {
+    if let Some((_, it)) = choices.iter().find(|(name, _)| *name == text) {
+        return Ok(*it);
+    }
+    let names: Vec<&str> = choices.iter().map(|(it, _)| *it).collect();
+    Err(Problem::new(
+        "it is none of the possible values",
+        match nearest(text, names.iter().copied()) {
+            Some(name) => format!("did you mean {name}? (possible: {})", names.join(", ")),
+            None => format!("write one of {}", names.join(", ")),
+        },
+    ))
+}
+
+/// Where a service keeps its data on Debian and its relatives.
+pub const SYSTEM_STORAGE_DIR: &str = "/var/lib/incoming";
+
+const RUNTIMES: [(&str, Runtime); 2] =
+    [("monoio", Runtime::Monoio), ("tokio-uring", Runtime::TokioUring)];
+const BOOLEANS: [(&str, bool); 2] = [("true", true), ("false", false)];
+const LOG_FORMATS: [(&str, LogFormat); 3] =
+    [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// More threads than any machine has CPUs.
+const CORES_MAX: u64 = 1024;
+const CONNECTIONS_MAX: u64 = 1_000_000;
+/// Four uploads that write at full size.
+const MEMORY_BYTES_MIN: u32 = 8 << 20;
+/// Offsets into the memory of a core have 32 bits.
+const MEMORY_BYTES_MAX: u32 = 2 << 30;
+const MEMORY_STEP_BYTES: u32 = 1 << 20;
+const DAY_S: u64 = 86_400;
+
+#[cfg(test)]
+mod tests;

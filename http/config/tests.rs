@@ -1,0 +1,200 @@
+//! Every class of wrong setting, with the text that the operator reads.
+
+use super::*;
+
+fn names() -> Vec<&'static str> {
+    KEYS.iter().map(|(it, _)| *it).collect()
+}
+
+fn home() -> Home {
+    Home { home: Some(PathBuf::from("/users/ada")), ..Home::default() }
+}
+
+fn from_file(text: &str) -> Result<Config, Vec<ConfigError>> {
+    let mut layers = Layers::default();
+    layers.add_file(Path::new("/etc/incoming.toml"), text, &names())?;
+    Config::resolve(&layers, &home())
+}
+
+fn error_text(result: Result<Config, Vec<ConfigError>>) -> String {
+    let errors = result.expect_err("is wrong");
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn works_without_any_file() {
+    let config = Config::resolve(&Layers::default(), &home()).unwrap();
+    assert_eq!(
+        config,
+        Config {
+            listen: "127.0.0.1:4000".parse().unwrap(),
+            storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
+            runtime: Runtime::Monoio,
+            cores: None,
+            memory_bytes: 64 << 20,
+            connections_max: 10_000,
+            idle_timeout: Duration::from_secs(12 * 3600),
+            callback_timeout: Duration::from_secs(55),
+            finish_timeout: Duration::from_secs(600),
+            backend_behind_proxy: false,
+            log_format: LogFormat::Auto,
+            log: "info".to_owned(),
+        }
+    );
+}
+
+#[test]
+fn default_storage_dir() {
+    let mut it = home();
+    it.xdg_data_home = Some(PathBuf::from("/users/ada/data"));
+    assert_eq!(it.storage_dir(), Some(PathBuf::from("/users/ada/data/incoming")));
+    it.subdirectory = Some("demo");
+    assert_eq!(it.storage_dir(), Some(PathBuf::from("/users/ada/data/incoming/demo")));
+    it.system_usable = true;
+    assert_eq!(it.storage_dir(), Some(PathBuf::from("/var/lib/incoming/demo")));
+    assert_eq!(
+        error_text(Config::resolve(&Layers::default(), &Home::default())),
+        "default: storage_dir: there is no default, because neither HOME nor XDG_DATA_HOME is set\
+         \n  remedy: give a directory with --storage-dir, INCOMING_STORAGE_DIR or storage_dir"
+    );
+}
+
+#[test]
+fn reads_every_key_from_a_file() {
+    let config = from_file(
+        "# a comment\nlisten = '[::1]:0'\nstorage_dir = '/srv/in'\nruntime = 'tokio-uring'\n\
+         cores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
+         callback_timeout = '1s'\nfinish_timeout = '1h30m'\nbackend_behind_proxy = true\n\
+         log_format = 'json'\nlog = 'warn,incoming=debug'\n",
+    )
+    .unwrap();
+    assert_eq!(config.listen, "[::1]:0".parse().unwrap());
+    assert_eq!(config.storage_dir, Path::new("/srv/in"));
+    assert_eq!(config.runtime, Runtime::TokioUring);
+    assert_eq!(config.cores, Some(3));
+    assert_eq!(config.memory_bytes, 1 << 30);
+    assert_eq!(config.connections_max, 1);
+    assert_eq!(config.idle_timeout, Duration::from_secs(90));
+    assert_eq!(config.callback_timeout, Duration::from_secs(1));
+    assert_eq!(config.finish_timeout, Duration::from_secs(5400));
+    assert!(config.backend_behind_proxy);
+    assert_eq!(config.log_format, LogFormat::Json);
+    assert_eq!(config.log, "warn,incoming=debug");
+}
+
+#[test]
+fn flags_over_environment_over_file() {
+    let mut layers = Layers::default();
+    let file = "cores = 1\nmemory = '8MiB'\nlog = 'warn'";
+    layers.add_file(Path::new("f"), file, &names()).unwrap();
+    let environment = [
+        ("INCOMING_CORES", "2"),
+        ("INCOMING_MEMORY", "16MiB"),
+        ("INCOMING_LOG", ""),
+        ("INCOMING_CONFIG", "f"),
+        ("INCOMING_PORT", "tcp://10.0.0.1:4000"),
+        ("INCOMING_SERVICE_HOST", "10.0.0.1"),
+        ("OTHER", "x"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    layers.add_environment(environment, &names()).unwrap();
+    layers.add_flag("cores", "3".to_owned());
+    let config = Config::resolve(&layers, &home()).unwrap();
+    assert_eq!(config.cores, Some(3));
+    assert_eq!(config.memory_bytes, 16 << 20);
+    assert_eq!(config.log, "warn");
+}
+
+#[test]
+fn relative_directories_become_absolute() {
+    let config = from_file("storage_dir = 'here'").unwrap();
+    assert_eq!(config.storage_dir, std::env::current_dir().unwrap().join("here"));
+}
+
+#[test]
+fn unknown_keys_stop_the_start() {
+    assert_eq!(
+        error_text(from_file("listen = '127.0.0.1:1'\n\nstorage-dir = '/x'")),
+        "/etc/incoming.toml, line 3: storage-dir = '/x': this key is not known\n  \
+         remedy: did you mean storage_dir?"
+    );
+    let text = error_text(from_file("workers = 4"));
+    assert!(text.contains("line 1: workers = 4: this key is not known"), "{text}");
+    assert!(text.contains("remedy: remove it; known are listen, storage_dir, runtime"), "{text}");
+    // A section is a key too.
+    let text = error_text(from_file("[server]\nlisten = '127.0.0.1:1'"));
+    assert!(text.contains("line 1: server"), "{text}");
+}
+
+#[test]
+fn unknown_variables_stop_the_start() {
+    let mut layers = Layers::default();
+    let variables = [("INCOMING_LSITEN".to_owned(), "x".to_owned())];
+    let errors = layers.add_environment(variables, &names()).unwrap_err();
+    assert_eq!(
+        errors[0].to_string(),
+        "environment: INCOMING_LSITEN=x: this key is not known\n  \
+         remedy: did you mean INCOMING_LISTEN?"
+    );
+}
+
+#[test]
+fn every_wrong_line_is_reported() {
+    let text = error_text(from_file("cores = 0\nmemory = '64M'\nruntime = 'tokio'"));
+    assert_eq!(text.matches("remedy:").count(), 3, "{text}");
+    let text = error_text(from_file("a = 1\nb = 2"));
+    assert_eq!(text.matches("remedy:").count(), 2, "{text}");
+}
+
+#[test]
+fn not_toml() {
+    let text = error_text(from_file("listen = '127.0.0.1:1'\nmemory 64MiB\n"));
+    assert!(text.starts_with("/etc/incoming.toml, line 2: it is not TOML: "), "{text}");
+    assert!(text.contains("remedy: write one `key = value` in each line"), "{text}");
+}
+
+#[test]
+fn every_wrong_value_says_what_to_write() {
+    for (line, what, remedy) in [
+        ("listen = 'localhost:80'", "not an IP address and a port", "write 127.0.0.1:80 for"),
+        ("listen = ':80'", "not an IP address and a port", "0.0.0.0:80 or [::]:80"),
+        ("listen = 80", "not an IP address and a port", "write 127.0.0.1:80 for"),
+        ("listen = '127.0.0.1'", "not an IP address and a port", "like 127.0.0.1:4000 or"),
+        ("listen = '127.0.0.1:70000'", "not an IP address and a port", "like 127.0.0.1:4000"),
+        ("runtime = 'tokio_uring'", "none of the possible values", "did you mean tokio-uring?"),
+        ("runtime = 'glommio'", "none of the possible values", "write one of monoio, tokio-uring"),
+        ("cores = 0", "out of range", "from 1 to 1024"),
+        ("cores = 'all'", "not a whole number", "digits only"),
+        ("cores = 1.5", "neither text nor a whole number", "memory = \"64MiB\""),
+        ("memory = '64M'", "\"M\" is not a unit of size", "did you mean 64MiB?"),
+        ("memory = 67108864", "has no unit", "units B, KiB"),
+        ("memory = '1MiB'", "out of range", "from 8MiB to 2GiB"),
+        ("memory = '4GiB'", "out of range", "from 8MiB to 2GiB"),
+        ("memory = '9000000B'", "not a whole number of MiB", "write 8MiB"),
+        ("connections_max = 0", "out of range", "from 1 to 1000000"),
+        ("idle_timeout = '0s'", "out of range", "from 1s to 365d"),
+        ("idle_timeout = '12'", "has no unit", "units ms, s, m, h, d"),
+        ("callback_timeout = '2h'", "out of range", "from 1s to 1h"),
+        ("finish_timeout = '31d'", "out of range", "from 1s to 30d"),
+        ("backend_behind_proxy = 'yes'", "none of the possible values", "one of true, false"),
+        ("log_format = 'jsno'", "none of the possible values", "did you mean json?"),
+        ("log = 'incoming=loud'", "not a filter for the log", "write error, warn, info"),
+        ("storage_dir = ['a']", "neither text", "memory = \"64MiB\""),
+    ] {
+        let text = error_text(from_file(line));
+        let place = "/etc/incoming.toml, line 1: ";
+        assert!(text.starts_with(place) && text.contains(what), "{line}: {text}");
+        let told = text.split("remedy: ").nth(1).unwrap();
+        assert!(told.contains(remedy), "{line}: {text}");
+    }
+}
+
+#[test]
+fn each_layer_names_its_place() {
+    let mut layers = Layers::default();
+    layers.add_environment([("INCOMING_CORES".to_owned(), "none".to_owned())], &names()).unwrap();
+    layers.add_flag("idle_timeout", "soon".to_owned());
+    let text = error_text(Config::resolve(&layers, &home()));
+    assert!(text.contains("environment: INCOMING_CORES=\"none\": it is not a whole"), "{text}");
+    assert!(text.contains("command line: --idle-timeout \"soon\": it does not begin"), "{text}");
+}

@@ -1,0 +1,359 @@
+//! Which request goes where, and what a web app's requests must hold.
+
+use engine::ticket::TicketId;
+use engine::tickets::TicketError;
+
+use crate::assets::Library;
+use crate::codec::params::Params;
+use crate::codec::request::{Head, Method};
+use crate::codec::response::Response;
+
+/// What becomes of a request.
+#[derive(Debug)]
+pub enum Route {
+    /// It is answered at once.
+    Answer(Response),
+    /// The worker answers it.
+    Backend(BackendRequest),
+    /// It wants to become a WebSocket.
+    Upload,
+}
+
+/// A web app's request, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackendRequest {
+    NewUpload(NewUpload),
+    CancelUpload { id: TicketId, secret: String },
+    FinishUpload { id: TicketId, secret: Option<String> },
+}
+
+/// The parameters of `new_upload`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewUpload {
+    pub url: String,
+    pub secret: String,
+    /// The secret came as `signalFinishSecret`.
+    pub finish_without_secret: bool,
+    pub remove_when_finished: bool,
+    pub owner_uid: Option<u32>,
+}
+
+/// What routing depends on. The same for all connections of a run.
+#[derive(Clone, Debug)]
+pub struct Router {
+    pub library: Library,
+    /// Answer backend routes also to requests that come through a proxy or from a browser.
+    pub backend_behind_proxy: bool,
+}
+
+impl Router {
+    /// `body` is complete.
+    pub fn route(&self, head: &Head, body: &[u8]) -> Route {
+        let Some(target) = Target::find(&head.path) else {
+            let response = Response::text(404, "404 page not found\n");
+            return Route::Answer(response.with_header("X-Content-Type-Options", "nosniff"));
+        };
+        if target.is_backend() && !self.backend_behind_proxy {
+            if let Some(field) = FOREIGN_FIELDS.iter().find(|it| head.header(it).is_some()) {
+                return Route::Answer(Response::text(403, refusal(field)));
+            }
+        }
+        let is_allowed = match head.method {
+            Method::Post => target.is_backend(),
+            Method::Get => !target.is_backend(),
+            // A HEAD that upgrades is nothing that exists.
+            Method::Head => !target.is_backend() && target != Target::UploadWs,
+            _ => false,
+        };
+        if !is_allowed {
+            return Route::Answer(Response::text(405, "").with_header("Allow", target.allow()));
+        }
+        match target {
+            Target::Library => Route::Answer(self.library.response(head)),
+            Target::Health => {
+                let response = Response::text(200, "ok");
+                Route::Answer(response.with_header("Cache-Control", "no-store"))
+            }
+            Target::UploadWs => Route::Upload,
+            Target::NewUpload | Target::CancelUpload | Target::FinishUpload => {
+                match backend_request(target, head, body) {
+                    Ok(request) => Route::Backend(request),
+                    Err(message) => Route::Answer(Response::text(400, message)),
+                }
+            }
+        }
+    }
+}
+
+/// What a web app is told when its request is refused.
+pub fn ticket_error_response(error: TicketError, is_cancel: bool) -> Response {
+    match error {
+        TicketError::Unknown => Response::text(400, "id unknown"),
+        TicketError::WrongSecret => Response::text(403, "backendSecret not given or wrong"),
+        TicketError::TooLateToCancel => Response::text(412, "too late to cancel"),
+        TicketError::NotWaiting if !is_cancel => Response::text(412, "no waiting handover routine"),
+        TicketError::NotWaiting | TicketError::NotHandingOver => {
+            Response::text(412, "uploader is not in 'handing over' state")
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    NewUpload,
+    CancelUpload,
+    FinishUpload,
+    UploadWs,
+    Library,
+    Health,
+}
+
+impl Target {
+    /// Both generations of paths: with the version, and without as in the oldest documents.
+    fn find(path: &str) -> Option<Self> {
+        let rest = path.strip_prefix("/incoming/")?;
+        let rest = rest.strip_prefix("0.1/").unwrap_or(rest);
+        Some(match rest {
+            "backend/new_upload" => Self::NewUpload,
+            "backend/cancel_upload" => Self::CancelUpload,
+            "backend/finish_upload" => Self::FinishUpload,
+            "frontend/upload_ws" => Self::UploadWs,
+            "frontend/incoming.js" => Self::Library,
+            "health" => Self::Health,
+            _ => return None,
+        })
+    }
+
+    fn is_backend(self) -> bool {
+        matches!(self, Self::NewUpload | Self::CancelUpload | Self::FinishUpload)
+    }
+
+    /// RFC 9110 section 15.5.6 asks for it.
+    fn allow(self) -> &'static str {
+        match self {
+            Self::NewUpload | Self::CancelUpload | Self::FinishUpload => "POST",
+            Self::UploadWs => "GET",
+            Self::Library | Self::Health => "GET, HEAD",
+        }
+    }
+}
+
+fn backend_request(target: Target, head: &Head, body: &[u8]) -> Result<BackendRequest, String> {
+    let params = Params::from_request(head.query.as_deref(), head.header("content-type"), body)
+        .map_err(|it| it.message().to_owned())?;
+    if target == Target::NewUpload {
+        return new_upload(&params).map(BackendRequest::NewUpload);
+    }
+    let id = given(&params, "id").ok_or("id not given")?;
+    let id = TicketId::parse(id).ok_or("id unknown")?;
+    let secret = secret(&params).map(|it| it.0.to_owned());
+    Ok(if target == Target::CancelUpload {
+        BackendRequest::CancelUpload { id, secret: secret.unwrap_or_default() }
+    } else {
+        BackendRequest::FinishUpload { id, secret }
+    })
+}
+
+/// Checked in the order of the original: URL, remove, uid.
+fn new_upload(params: &Params) -> Result<NewUpload, String> {
+    let url = params.value("signalFinishURL").unwrap_or("");
+    check_url(url).map_err(|it| format!("signalFinishURL invalid: {it}: {url:?}"))?;
+    let remove_when_finished = match given(params, "removeFileWhenFinished") {
+        None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
+        Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
+        Some(other) => {
+            return Err(format!(
+                "removeFileWhenFinished invalid: neither true nor false: {other:?}"
+            ));
+        }
+    };
+    let owner_uid = match given(params, "fileOwnerUid") {
+        None => None,
+        // The highest number means "nobody" to the kernel.
+        Some(text) => match text.parse::<u32>() {
+            Ok(uid) if uid != u32::MAX => Some(uid),
+            _ => return Err(format!("fileOwnerUid invalid: not a user id: {text:?}")),
+        },
+    };
+    let secret = secret(params);
+    let finish_without_secret = secret.is_some_and(|it| it.1 == Age::Old);
+    let secret = secret.map_or("", |it| it.0);
+    check_length("signalFinishURL", url)?;
+    check_length("backendSecret", secret)?;
+    Ok(NewUpload {
+        url: url.to_owned(),
+        secret: secret.to_owned(),
+        finish_without_secret,
+        remove_when_finished,
+        owner_uid,
+    })
+}
+
+/// An absolute http or https URL: nothing else could ever be told. The client checks the rest when
+/// it uses it.
+fn check_url(url: &str) -> Result<(), &'static str> {
+    if url.is_empty() {
+        return Err("empty url");
+    }
+    if url.bytes().any(|it| it <= b' ' || it == 0x7f) {
+        return Err("a URL has no blanks and no control characters");
+    }
+    let (scheme, rest) = url.split_once("://").ok_or("must be an absolute http or https URL")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return Err("must be an absolute http or https URL");
+    }
+    match rest.bytes().next() {
+        None | Some(b'/' | b'?' | b'#' | b':') => Err("the URL names no host"),
+        Some(_) => Ok(()),
+    }
+}
+
+fn check_length(name: &str, value: &str) -> Result<(), String> {
+    if value.len() <= VALUE_BYTES_MAX {
+        return Ok(());
+    }
+    Err(format!("{name} invalid: longer than {VALUE_BYTES_MAX} bytes"))
+}
+
+/// A parameter that is there and not empty.
+fn given<'a>(params: &'a Params, name: &str) -> Option<&'a str> {
+    params.value(name).filter(|it| !it.is_empty())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    New,
+    Old,
+}
+
+/// The secret, under its name or one of its older ones.
+fn secret(params: &Params) -> Option<(&str, Age)> {
+    let new = params.value("backendSecret").map(|it| (it, Age::New));
+    let older = ["signalFinishSecret", "secret"].into_iter().find_map(|it| params.value(it));
+    new.or(older.map(|it| (it, Age::Old)))
+}
+
+fn refusal(field: &str) -> String {
+    format!(
+        "backend routes are for web apps, not for browsers or proxies: the request carries {field}. \
+         Call the server directly, or set backend_behind_proxy."
+    )
+}
+
+/// Browsers and proxies that announce themselves are stopped by these. Nothing more: whoever runs a
+/// proxy denies the backend paths there.
+const FOREIGN_FIELDS: [&str; 5] = ["Origin", "Forwarded", "Via", "X-Forwarded-For", "X-Real-IP"];
+
+/// Of a URL or a secret: they are kept as long as the ticket.
+const VALUE_BYTES_MAX: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::codec::request::parse_head;
+
+    fn route(line: &str, fields: &str, body: &str) -> Route {
+        let text = format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let (head, _) = parse_head(text.as_bytes(), &Default::default()).unwrap().unwrap();
+        let library = Library::new(SystemTime::UNIX_EPOCH);
+        Router { library, backend_behind_proxy: false }.route(&head, body.as_bytes())
+    }
+
+    fn answer(line: &str, fields: &str, body: &str) -> (u16, String) {
+        match route(line, fields, body) {
+            Route::Answer(it) => (it.status, String::from_utf8_lossy(&it.body).into_owned()),
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    const NEW: &str = "POST /incoming/0.1/backend/new_upload";
+    const URL: &str = "signalFinishURL=http%3A%2F%2Fh%2Fp";
+
+    #[test]
+    fn paths_and_methods() {
+        for prefix in ["/incoming/0.1", "/incoming"] {
+            let line = |rest: &str| rest.replace('~', prefix);
+            assert!(matches!(route(&line("GET ~/frontend/upload_ws"), "", ""), Route::Upload));
+            assert_eq!(answer(&line("GET ~/health"), "", "").0, 200);
+            assert_eq!(answer(&line("HEAD ~/frontend/incoming.js"), "", "").0, 200);
+            assert_eq!(answer(&line("OPTIONS ~/frontend/incoming.js"), "", "").0, 405);
+            assert_eq!(answer(&line("GET ~/backend/new_upload"), "", "").0, 405);
+            assert_eq!(answer(&line("POST ~/frontend/upload_ws"), "", "").0, 405);
+            assert_eq!(answer(&line("GET ~/frontend/incoming.js/"), "", "").0, 404);
+            assert_eq!(answer(&line("GET ~/../frontend/incoming.js"), "", "").0, 404);
+        }
+        assert_eq!(answer("GET /", "", ""), (404, "404 page not found\n".into()));
+    }
+
+    #[test]
+    fn new_upload_parameters() {
+        let full = format!(
+            "{NEW}?{URL}&removeFileWhenFinished=false&fileOwnerUid=1000&backendSecret=s&destType=x"
+        );
+        let Route::Backend(BackendRequest::NewUpload(new)) = route(&full, "", "") else { panic!() };
+        let expected = NewUpload {
+            url: "http://h/p".into(),
+            secret: "s".into(),
+            finish_without_secret: false,
+            remove_when_finished: false,
+            owner_uid: Some(1000),
+        };
+        assert_eq!(new, expected);
+        let old = format!("{NEW}?{URL}&signalFinishSecret=s");
+        let Route::Backend(BackendRequest::NewUpload(new)) = route(&old, "", "") else { panic!() };
+        assert!(new.finish_without_secret && new.secret == "s" && new.remove_when_finished);
+    }
+
+    #[test]
+    fn new_upload_errors() {
+        let table = [
+            ("", "signalFinishURL invalid: "),
+            ("?signalFinishURL=foo", "signalFinishURL invalid: "),
+            ("?signalFinishURL=/rel", "signalFinishURL invalid: "),
+            ("?signalFinishURL=ftp://h/", "signalFinishURL invalid: "),
+            ("?signalFinishURL=http://", "signalFinishURL invalid: "),
+            ("?signalFinishURL=http://:80/", "signalFinishURL invalid: "),
+            ("?signalFinishURL=http://h/%0d%0ax", "signalFinishURL invalid: "),
+            (
+                "?signalFinishURL=http://h&removeFileWhenFinished=yes",
+                "removeFileWhenFinished invalid: ",
+            ),
+            ("?signalFinishURL=http://h&fileOwnerUid=bob", "fileOwnerUid invalid: "),
+            ("?signalFinishURL=http://h&fileOwnerUid=-1", "fileOwnerUid invalid: "),
+            ("?signalFinishURL=http://h&fileOwnerUid=4294967295", "fileOwnerUid invalid: "),
+            ("?signalFinishURL=x&removeFileWhenFinished=yes&fileOwnerUid=z", "signalFinishURL"),
+        ];
+        for (query, start) in table {
+            let (status, body) = answer(&format!("{NEW}{query}"), "", "");
+            assert_eq!(status, 400, "{query}");
+            assert!(body.starts_with(start), "{query}: {body}");
+        }
+        let long = format!("{NEW}?{URL}&backendSecret={}", "x".repeat(5000));
+        assert_eq!(answer(&long, "", "").0, 400);
+    }
+
+    #[test]
+    fn ids() {
+        for action in ["cancel", "finish"] {
+            let line = format!("POST /incoming/0.1/backend/{action}_upload");
+            assert_eq!(answer(&line, "", ""), (400, "id not given".into()));
+            assert_eq!(answer(&format!("{line}?id="), "", ""), (400, "id not given".into()));
+            assert_eq!(answer(&format!("{line}?id=x"), "", ""), (400, "id unknown".into()));
+            let id = "?id=00112233-4455-6677-8899-aabbccddeeff";
+            assert!(matches!(route(&format!("{line}{id}"), "", ""), Route::Backend(_)));
+        }
+    }
+
+    #[test]
+    fn browsers_and_proxies_are_refused() {
+        for field in FOREIGN_FIELDS {
+            let (status, body) = answer(&format!("{NEW}?{URL}"), &format!("{field}: x\r\n"), "");
+            assert_eq!(status, 403);
+            assert!(body.contains(field));
+            let line = "GET /incoming/0.1/health";
+            assert_eq!(answer(line, &format!("{field}: x\r\n"), "").0, 200);
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! A running server: one thread for each core, one for everything else, and how they end.
+
+mod machine;
+pub mod storage;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+use engine::driver::{self, Backend, DirectSupport, Helper, Runtime, Sender, Setup};
+use engine::op::{CoreId, Machine};
+use engine::ticket::TicketId;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::{Config, format_size};
+use crate::control::{Control, ControlSender};
+use crate::mail::Mail;
+use crate::worker::{Worker, WorkerConfig};
+use storage::{Storage, StorageError};
+
+/// A server whose cores are working.
+#[derive(Debug)]
+pub struct Server {
+    address: SocketAddr,
+    cores: Vec<Sender<Mail>>,
+    control: ControlSender,
+    notices: mpsc::Receiver<Notice>,
+    /// For whoever wants the server to stop.
+    notifier: mpsc::Sender<Notice>,
+    _storage: Storage,
+}
+
+/// Asks a server to stop, from any thread.
+#[derive(Clone, Debug)]
+pub struct Stopper(mpsc::Sender<Notice>);
+
+/// Why a server does not start, or does not go on. The text names key, value and remedy.
+#[derive(Debug)]
+pub enum ServerError {
+    Storage {
+        dir: std::path::PathBuf,
+        error: StorageError,
+    },
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
+    /// tokio-uring cannot work without io_uring.
+    IoUringRefused {
+        error: io::Error,
+    },
+    /// A thread, a mailbox or the signals.
+    System {
+        what: &'static str,
+        error: io::Error,
+    },
+    Core {
+        core: CoreId,
+        error: io::Error,
+    },
+}
+
+/// What the server's threads tell it.
+#[derive(Debug)]
+enum Notice {
+    /// The core's worker is made.
+    CoreReady,
+    CoreEnded {
+        core: CoreId,
+        result: io::Result<()>,
+    },
+    Stop,
+}
+
+impl Server {
+    /// Starts all threads and returns when they accept connections.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. Nothing goes on running then but threads that end by themselves.
+    pub fn start(config: &Config) -> Result<Self, ServerError> {
+        Self::start_with(config, |it| Worker::new(Instant::now(), it))
+    }
+
+    fn start_with<M, F>(config: &Config, make: F) -> Result<Self, ServerError>
+    where
+        M: Machine<Mail = Mail>,
+        F: Fn(WorkerConfig) -> io::Result<M> + Clone + Send + 'static,
+    {
+        let system = |what| move |error| ServerError::System { what, error };
+        let cpus = machine::usable_cpus();
+        let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
+        let storage = Storage::open(&config.storage_dir)
+            .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
+        let backend = choose_backend(config.runtime)?;
+        let direct = probe_direct(config);
+        warn_about(config, core_count, &storage);
+        let listeners = machine::listen(config.listen, core_count)
+            .map_err(|error| ServerError::Listen { address: config.listen, error })?;
+        let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
+
+        let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
+            (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
+        let (cores, receivers) = mailboxes.map_err(system("make a mailbox"))?;
+        let helper = Helper::start().map_err(system("start the helper thread"))?;
+        let posts = cores.clone();
+        let (control, control_sender) = Control::new(config.callback_timeout, {
+            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
+        })
+        .map_err(system("start the control thread"))?;
+        spawn("control".to_owned(), move || control.run())
+            .map_err(system("start the control thread"))?;
+
+        let (notifier, notices) = mpsc::channel();
+        let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        let runtime = config.runtime;
+        for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
+            let core = CoreId(index as u16);
+            let cpu = cpus[index % cpus.len()];
+            let to_control = control_sender.clone();
+            let setup = Setup {
+                listener,
+                mailbox,
+                cores: cores.clone(),
+                control: Box::new(move |mail| to_control.send(mail)),
+                helper: helper.clone(),
+                backend,
+            };
+            let config = worker_config(config, core, core_count, direct, loads.clone());
+            let (make, notifier) = (make.clone(), notifier.clone());
+            let body = move || {
+                if let Err(error) = machine::pin(cpu) {
+                    tracing::warn!(core = core.0, cpu, %error, "cannot stay on one CPU");
+                }
+                // Made here, so that its memory is near this CPU.
+                let result = make(config).and_then(|worker| {
+                    let _ = notifier.send(Notice::CoreReady);
+                    driver::run(runtime, worker, setup)
+                });
+                let _ = notifier.send(Notice::CoreEnded { core, result });
+            };
+            spawn(format!("core-{index}"), body).map_err(system("start a core's thread"))?;
+        }
+        let server =
+            Self { address, cores, control: control_sender, notices, notifier, _storage: storage };
+        server.wait_until_ready()?;
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            listen = %address,
+            storage_dir = %config.storage_dir.display(),
+            runtime = %runtime,
+            engine = match backend {
+                Backend::IoUring => "io_uring",
+                Backend::Epoll => "epoll",
+            },
+            direct,
+            cores = core_count,
+            memory_total = format_size(u64::from(config.memory_bytes) * u64::from(core_count)),
+            "ready"
+        );
+        Ok(server)
+    }
+
+    /// Where it listens; never port 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.notifier.clone())
+    }
+
+    /// Serves until [`Stopper::stop`], then lets the cores end what they can.
+    ///
+    /// # Errors
+    /// A core could not go on.
+    pub fn run(self) -> Result<(), ServerError> {
+        let mut running = self.cores.len();
+        let mut deadline: Option<Instant> = None;
+        while running > 0 {
+            let notice = match deadline {
+                None => self.notices.recv().ok(),
+                Some(it) => {
+                    self.notices.recv_timeout(it.saturating_duration_since(Instant::now())).ok()
+                }
+            };
+            match notice {
+                Some(Notice::CoreEnded { result: Ok(()), .. }) => running -= 1,
+                Some(Notice::CoreEnded { core, result: Err(error) }) => {
+                    return Err(ServerError::Core { core, error });
+                }
+                Some(Notice::Stop) if deadline.is_none() => {
+                    tracing::info!("stopping");
+                    self.cores.iter().for_each(|it| it.send(Mail::Stop));
+                    deadline = Some(Instant::now() + STOP_PATIENCE);
+                }
+                Some(Notice::Stop | Notice::CoreReady) => {}
+                None => {
+                    // What was acknowledged is on the disk; what was not, clients send again.
+                    tracing::warn!(cores = running, "some cores have not ended; stopping anyway");
+                    break;
+                }
+            }
+        }
+        self.control.send(Mail::Stop);
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// SIGTERM and SIGINT stop the server; a second one ends the process at once.
+    ///
+    /// # Errors
+    /// The signals cannot be caught.
+    pub fn stop_on_signals(&self) -> Result<(), ServerError> {
+        let system = |error| ServerError::System { what: "catch signals", error };
+        let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(system)?;
+        let stopper = self.stopper();
+        spawn("signals".to_owned(), move || {
+            let mut first = true;
+            for signal in signals.forever() {
+                if !first {
+                    std::process::exit(EXIT_SIGNAL_BASE + signal);
+                }
+                first = false;
+                stopper.stop();
+            }
+        })
+        .map_err(system)
+    }
+
+    fn wait_until_ready(&self) -> Result<(), ServerError> {
+        for _ in &self.cores {
+            match self.notices.recv() {
+                Ok(Notice::CoreEnded { core, result: Err(error) }) => {
+                    return Err(ServerError::Core { core, error });
+                }
+                Ok(_) => {}
+                Err(_) => unreachable!("the server holds a sender"),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Stopper {
+    pub fn stop(&self) {
+        // A server that is gone has stopped.
+        let _ = self.0.send(Notice::Stop);
+    }
+}
+
+fn worker_config(
+    config: &Config,
+    core: CoreId,
+    core_count: u16,
+    direct: bool,
+    loads: Arc<[AtomicU32]>,
+) -> WorkerConfig {
+    WorkerConfig {
+        core,
+        core_count,
+        storage_dir: config.storage_dir.clone(),
+        direct,
+        staging_bytes: config.memory_bytes,
+        connections_max: config.connections_max,
+        tickets_max: TICKETS_PER_CORE_MAX,
+        idle_timeout: config.idle_timeout,
+        finish_timeout: config.finish_timeout,
+        backend_behind_proxy: config.backend_behind_proxy,
+        library_modified: library_modified(),
+        loads,
+        draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
+    }
+}
+
+/// The hosted library is part of the executable.
+fn library_modified() -> SystemTime {
+    let executable = std::env::current_exe().and_then(std::fs::metadata);
+    executable.and_then(|it| it.modified()).unwrap_or_else(|_| SystemTime::now())
+}
+
+fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
+    let Err(error) = driver::probe_io_uring() else { return Ok(Backend::IoUring) };
+    if runtime == Runtime::TokioUring {
+        return Err(ServerError::IoUringRefused { error });
+    }
+    tracing::warn!(
+        reason = %error,
+        remedy = driver::io_uring_remedy(&error),
+        "io_uring is refused; working with epoll, which is slower"
+    );
+    Ok(Backend::Epoll)
+}
+
+fn probe_direct(config: &Config) -> bool {
+    match driver::probe_direct(&config.storage_dir.join(storage::PARTS_NAME)) {
+        Ok(DirectSupport::Direct) => true,
+        Ok(DirectSupport::Buffered(reason)) => {
+            tracing::info!(%reason, "writing through the page cache");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
+            false
+        }
+    }
+}
+
+fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
+    if rustix::process::geteuid().is_root() {
+        tracing::warn!("running as root; a user of its own is enough for this server");
+    }
+    if !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            listen = %config.listen,
+            "the network reaches the backend routes; let the proxy in front deny \
+             /incoming/0.1/backend/ and /incoming/backend/"
+        );
+    }
+    if storage.leftover_count > 0 {
+        tracing::warn!(
+            files = storage.leftover_count,
+            dir = %config.storage_dir.join(storage::PARTS_NAME).display(),
+            "unfinished files of earlier runs lie there and are left alone"
+        );
+    }
+    let files_max = machine::raise_file_limit();
+    // Each connection may write a file.
+    let files_wanted = 2 * u64::from(core_count) * u64::from(config.connections_max);
+    if files_max < files_wanted {
+        tracing::warn!(
+            files_max,
+            files_wanted,
+            "the limit of open files is below what connections_max may need; raise it \
+             (LimitNOFILE=, ulimit -n)"
+        );
+    }
+}
+
+/// Starts a thread whose panic ends the process: it would leave others waiting for ever.
+fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let body = move || {
+        if catch_unwind(AssertUnwindSafe(body)).is_err() {
+            let name = thread::current().name().unwrap_or_default().to_owned();
+            tracing::error!(
+                thread = name,
+                "panicked; the process ends, acknowledged bytes are safe"
+            );
+            std::process::abort();
+        }
+    };
+    thread::Builder::new().name(name).spawn(body).map(drop)
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Storage { dir, error } => write!(
+                f,
+                "storage_dir = \"{}\": {error}\n  remedy: {}",
+                dir.display(),
+                error.remedy()
+            ),
+            Self::Listen { address, error } => write!(
+                f,
+                "listen = \"{address}\": cannot listen there: {error}\n  remedy: {}",
+                match error.kind() {
+                    io::ErrorKind::AddrInUse =>
+                        "stop what uses the port (ss -ltnp shows it), or choose another one",
+                    io::ErrorKind::AddrNotAvailable =>
+                        "choose an address of this machine (ip addr shows them)",
+                    io::ErrorKind::PermissionDenied =>
+                        "choose a port from 1024 on, or give the process CAP_NET_BIND_SERVICE",
+                    _ => "choose another address",
+                }
+            ),
+            Self::IoUringRefused { error } => write!(
+                f,
+                "runtime = \"{}\": io_uring is refused: {error}\n  remedy: {}; or choose \
+                 --runtime {}",
+                Runtime::TokioUring,
+                driver::io_uring_remedy(error),
+                Runtime::Monoio
+            ),
+            Self::System { what, error } => write!(f, "cannot {what}: {error}"),
+            Self::Core { core, error } => write!(f, "core {}: {error}", core.0),
+        }
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// Finished ones are remembered for a while, which is what most of them are.
+const TICKETS_PER_CORE_MAX: u32 = 100_000;
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+/// As a shell reports a process that a signal has ended.
+const EXIT_SIGNAL_BASE: i32 = 128;

@@ -1,0 +1,370 @@
+//! An upload on its way: claimed by a connection, appended to, acknowledged, stored.
+
+use std::time::{Duration, Instant};
+
+use engine::error::PeerError;
+use engine::handover::Outcome;
+use engine::op::Errno;
+use engine::store::{Finish, StoreEvent, UploadKey, arrived_path};
+use engine::ticket::TicketId;
+use engine::tickets::{AfterFailure, ClientKey, State, Telling};
+use engine::upload::AppendError;
+use tracing::{info, warn};
+
+use super::Worker;
+use crate::dialect::incoming::Command;
+use crate::dialect::message::UploadRequest;
+
+impl Worker {
+    pub(super) fn on_command(&mut self, now: Instant, key: ClientKey, command: Command) {
+        match command {
+            Command::Claim(request) => match TicketId::parse(&request.id) {
+                None => self.refuse(now, key, PeerError::TicketUnknown),
+                Some(id) if id.owner(self.config.core_count) == self.config.core => {
+                    self.claim(now, key, id, request);
+                }
+                Some(id) => self.start_move(key, id, request),
+            },
+            Command::Start => self.on_start(now, key),
+            Command::Pause => {
+                if let Some(id) = self.ticket_of(key) {
+                    info!(upload = %id.short(), "paused");
+                }
+            }
+            Command::Cancel { reason } => self.on_cancel(now, key, reason),
+            Command::Abandon { reason } => {
+                if let Some(id) = self.ticket_of(key) {
+                    self.end_upload(now, id, reason);
+                }
+                self.close(now, key, CLOSE_NORMAL, "");
+            }
+            Command::Refuse(error) => self.refuse(now, key, error),
+        }
+    }
+
+    /// A browser says which upload its connection is for. Whoever had it before loses it.
+    pub(super) fn claim(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        id: TicketId,
+        request: UploadRequest,
+    ) {
+        let UploadRequest { length_bytes, name, .. } = request;
+        let Some(ticket) = self.tickets.get_mut(id) else {
+            return self.refuse(now, key, PeerError::TicketUnknown);
+        };
+        if let State::Telling { outcome: Outcome::Cancelled { .. }, .. } = ticket.state {
+            return self.refuse(now, key, PeerError::UploadOver);
+        }
+        let received = ticket.upload.and_then(|it| self.store.upload(it)).map(|it| it.received());
+        let is_begun = ticket.state != State::Issued && received != Some(0);
+        if is_begun && ticket.length_bytes != length_bytes {
+            return self.refuse(now, key, PeerError::FileSizeChanged);
+        }
+        if !is_begun {
+            ticket.filename_from_browser = name;
+            ticket.length_bytes = length_bytes;
+        }
+        let older = ticket.client.replace(key);
+        let is_first = ticket.state == State::Issued;
+        if is_first {
+            ticket.state = State::Receiving;
+            ticket.upload = Some(self.store.insert(id, length_bytes));
+        }
+        let is_receiving = ticket.state == State::Receiving;
+        let upload = ticket.upload;
+        if let Some(client) = self.clients.get_mut(key) {
+            client.ticket = Some(id);
+        }
+        if let Some(older) = older {
+            info!(upload = %id.short(), "taken over by another connection");
+            self.unbind(older);
+            self.close(now, older, CLOSE_TAKEN_OVER, "taken over");
+        }
+        match upload {
+            Some(upload) if is_receiving => {
+                if !is_begun {
+                    self.store.set_length(upload, length_bytes);
+                }
+                let is_complete = self.store.upload(upload).is_some_and(|it| it.is_written());
+                if is_complete && is_begun {
+                    // Everything is there; only the way out of the parts failed before.
+                    self.attach_complete(key, length_bytes);
+                } else {
+                    self.store.attach(now, upload);
+                    self.on_store_events(now);
+                }
+            }
+            _ => self.attach_complete(key, length_bytes),
+        }
+    }
+
+    /// The connection that owned the upload is gone: what has come is kept.
+    pub(super) fn detach(&mut self, now: Instant, slot: u32) {
+        let key = self.clients.key(slot);
+        let Some(id) = self.unbind(key) else { return };
+        let idle_timeout = self.config.idle_timeout;
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        if ticket.client != Some(key) {
+            return;
+        }
+        ticket.client = None;
+        if ticket.state == State::Receiving {
+            let upload = ticket.upload.expect("received into a file");
+            self.tickets.set_deadline(id, Some(now + idle_timeout));
+            let received = self.store.upload(upload).map_or(0, |it| it.received());
+            info!(upload = %id.short(), received_bytes = received, "disconnected");
+            self.store.detach(now, upload);
+            self.on_store_events(now);
+            self.settle(now, id);
+        }
+    }
+
+    pub(super) fn append(&mut self, now: Instant, key: ClientKey, bytes: &[u8], mask: [u8; 4]) {
+        let Some((id, upload)) = self.bound(key) else { return };
+        match self.store.append(now, upload, bytes, mask) {
+            Ok(()) => {
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.connection.on_appended(bytes.len() as u64);
+                }
+            }
+            Err(AppendError::PastLength) => {
+                let error = PeerError::FileLongerThanDeclared;
+                self.unbind(key);
+                self.end_upload(now, id, error.message().to_owned());
+                self.refuse(now, key, error);
+            }
+        }
+    }
+
+    pub(super) fn on_message_end(&mut self, now: Instant, key: ClientKey) {
+        if let Some((id, upload)) = self.bound(key) {
+            self.acknowledge(key, upload);
+            self.settle(now, id);
+        }
+    }
+
+    pub(super) fn on_store_events(&mut self, now: Instant) {
+        while let Some(event) = self.store.poll_event() {
+            self.on_store_event(now, event);
+        }
+    }
+
+    fn on_store_event(&mut self, now: Instant, event: StoreEvent) {
+        match event {
+            StoreEvent::Attached { upload, offset_bytes } => {
+                let Some((id, client)) = self.owner(upload) else { return };
+                let Some(key) = client else { return };
+                let length_bytes = self.store.upload(upload).map_or(0, |it| it.length());
+                if let Some(client) = self.clients.get_mut(key) {
+                    client.connection.on_attached(offset_bytes, length_bytes);
+                    info!(upload = %id.short(), offset_bytes, length_bytes, "connected");
+                    self.pump_later(key);
+                }
+            }
+            StoreEvent::Room { upload } => {
+                if let Some((_, Some(key))) = self.owner(upload) {
+                    self.pump_later(key);
+                }
+            }
+            StoreEvent::Written { upload, .. } => {
+                let Some((id, client)) = self.owner(upload) else { return };
+                if let Some(key) = client {
+                    self.acknowledge(key, upload);
+                    self.flush_for_acks(now, key.slot);
+                }
+                self.settle(now, id);
+            }
+            StoreEvent::Arrived { upload, path } => {
+                let Some((id, _)) = self.owner(upload) else { return };
+                info!(upload = %id.short(), path = %path.display(), "arrived");
+                self.tell(id, Outcome::Arrived { path });
+            }
+            StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),
+            StoreEvent::Removed { .. } => {}
+        }
+    }
+
+    /// The handshake is over: chunks come, or nothing is left to come.
+    fn on_start(&mut self, now: Instant, key: ClientKey) {
+        let Some(id) = self.ticket_of(key) else { return };
+        let Some(ticket) = self.tickets.get(id) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        match ticket.state {
+            State::Issued | State::Receiving => self.settle(now, id),
+            State::Storing | State::Telling { .. } => client.connection.on_stored(),
+            State::Finished => {
+                client.connection.on_stored();
+                client.connection.on_finished();
+                self.unbind(key);
+            }
+        }
+    }
+
+    /// Starts the way out of the parts once every byte is written and every message acknowledged.
+    pub(super) fn settle(&mut self, now: Instant, id: TicketId) {
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        let Some(upload) = ticket.upload.filter(|_| ticket.state == State::Receiving) else {
+            return;
+        };
+        let is_written = self.store.upload(upload).is_some_and(|it| it.is_written());
+        let client = ticket.client.and_then(|it| self.clients.get_mut(it));
+        // A browser in the handshake has to hear first that nothing is left to send.
+        let is_heard = client
+            .as_ref()
+            .is_none_or(|it| it.connection.is_receiving() && it.connection.is_settled());
+        // An empty file that nobody has confirmed is no upload yet.
+        let is_confirmed = client.is_some() || ticket.length_bytes > 0;
+        if !is_written || !is_heard || !is_confirmed {
+            return;
+        }
+        if let Some(client) = client {
+            client.connection.on_stored();
+        }
+        ticket.state = State::Storing;
+        let finish = Finish {
+            path: arrived_path(&self.config.storage_dir.join("arrived"), id),
+            // As the original: an app that takes the file away itself may also write it.
+            mode: if ticket.new.remove_when_finished { 0o644 } else { 0o770 },
+            owner_uid: ticket.new.owner_uid.filter(|_| !ticket.new.remove_when_finished),
+        };
+        self.tickets.set_deadline(id, None);
+        self.store.finish(now, upload, finish);
+        self.on_store_events(now);
+    }
+
+    fn on_cancel(&mut self, now: Instant, key: ClientKey, reason: String) {
+        let Some(id) = self.ticket_of(key) else {
+            // It agrees to what the web app wanted.
+            if let Some(client) = self.clients.get_mut(key) {
+                client.connection.on_cancelled();
+                self.pump_later(key);
+            }
+            return;
+        };
+        let is_receiving = self.tickets.get(id).is_some_and(|it| it.state == State::Receiving);
+        if is_receiving {
+            info!(upload = %id.short(), reason, "cancelled by the browser");
+            self.end_upload(now, id, reason);
+        } else {
+            self.refuse(now, key, PeerError::UploadOver);
+        }
+    }
+
+    /// Ends an upload that will never be complete: its bytes go, the web app is told. The browser,
+    /// if it is still bound, hears when the web app knows.
+    pub(super) fn end_upload(&mut self, now: Instant, id: TicketId, reason: String) {
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        if let Some(upload) = ticket.upload.take() {
+            self.store.discard(now, upload);
+            self.on_store_events(now);
+        }
+        self.tell(id, Outcome::Cancelled { reason });
+    }
+
+    fn on_failed(&mut self, now: Instant, upload: UploadKey, errno: Errno) {
+        let Some((id, client)) = self.owner(upload) else { return };
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        warn!(upload = %id.short(), %errno, "could not be stored");
+        let was_complete = ticket.state == State::Storing;
+        let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
+        if !is_full && ticket.on_failure(now) == AfterFailure::GiveUp {
+            // The file stays for the operator.
+            ticket.upload = None;
+            self.store.forget(upload);
+            if let Some(key) = client {
+                self.unbind(key);
+                self.refuse(now, key, PeerError::StorageFailed);
+            }
+            return self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
+        }
+        ticket.state = State::Receiving;
+        let again_after = if was_complete { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
+        self.tickets.set_deadline(id, Some(now + again_after));
+        if let Some(key) = client {
+            let (code, reason) = if is_full {
+                (CLOSE_TRY_AGAIN_LATER, "no space left")
+            } else {
+                (CLOSE_INTERNAL_ERROR, "storage error")
+            };
+            self.tickets.get_mut(id).expect("known").client = None;
+            self.unbind(key);
+            self.close(now, key, code, reason);
+        }
+    }
+
+    fn acknowledge(&mut self, key: ClientKey, upload: UploadKey) {
+        let Some(written) = self.store.upload(upload).map(|it| it.written()) else { return };
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if let Some(acked) = client.connection.on_written(written) {
+            self.store.on_acked(upload, acked);
+        }
+        self.pump_later(key);
+    }
+
+    /// The connection of an upload that lacks nothing any more.
+    fn attach_complete(&mut self, key: ClientKey, length_bytes: u64) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.connection.on_attached(length_bytes, length_bytes);
+        }
+    }
+
+    /// Ends an upload's conversation for good.
+    pub(super) fn refuse(&mut self, now: Instant, key: ClientKey, error: PeerError) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.connection.on_refused(error);
+            self.detach(now, key.slot);
+            self.pump_later(key);
+        }
+    }
+
+    /// Ends a connection whose browser may come back.
+    pub(super) fn close(&mut self, now: Instant, key: ClientKey, code: u16, reason: &str) {
+        if let Some(client) = self.clients.get_mut(key) {
+            client.connection.close(code, reason);
+            self.detach(now, key.slot);
+            self.pump_later(key);
+        }
+    }
+
+    /// The connection has no upload any more. Says which it had.
+    pub(super) fn unbind(&mut self, key: ClientKey) -> Option<TicketId> {
+        self.clients.get_mut(key)?.ticket.take()
+    }
+
+    pub(super) fn ticket_of(&self, key: ClientKey) -> Option<TicketId> {
+        self.clients.get(key)?.ticket
+    }
+
+    /// The file that a connection sends to.
+    pub(super) fn upload_of(&self, slot: u32) -> Option<UploadKey> {
+        self.bound(self.clients.key(slot)).map(|it| it.1)
+    }
+
+    fn bound(&self, key: ClientKey) -> Option<(TicketId, UploadKey)> {
+        let id = self.ticket_of(key)?;
+        Some((id, self.tickets.get(id)?.upload?))
+    }
+
+    /// Whose file it is, and which connection has it.
+    fn owner(&self, upload: UploadKey) -> Option<(TicketId, Option<ClientKey>)> {
+        let id = self.store.ticket(upload)?;
+        let ticket = self.tickets.get(id).filter(|it| it.upload == Some(upload))?;
+        Some((id, ticket.client))
+    }
+
+    pub(super) fn is_calling(&self, id: TicketId) -> bool {
+        let state = self.tickets.get(id).map(|it| &it.state);
+        matches!(state, Some(State::Telling { phase: Telling::Calling, .. }))
+    }
+}
+
+/// Close codes of RFC 6455 section 7.4.1, and one of the range for applications.
+const CLOSE_NORMAL: u16 = 1000;
+const CLOSE_INTERNAL_ERROR: u16 = 1011;
+const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
+const CLOSE_TAKEN_OVER: u16 = 4001;
+
+/// A complete file that could not leave the parts is tried again after this.
+const STORE_AGAIN_AFTER: Duration = Duration::from_secs(5);

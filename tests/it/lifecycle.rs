@@ -1,0 +1,139 @@
+//! Start and stop: what is refused and how it is said, what a signal does.
+
+use std::net::TcpListener;
+
+use rustix::process::Signal;
+
+use crate::backend::Backend;
+use crate::client::{Client, Event};
+use crate::content::Content;
+use crate::http::Connection;
+use crate::server::{Driver, Place, Server, Setup, on_every_driver, start_refused, storage};
+
+on_every_driver! { signals_stop_cleanly }
+
+fn signals_stop_cleanly(setup: &Setup) {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut server = setup.start();
+        let backend = Backend::done();
+        let id = backend.ticket(&server);
+        let content = Content::new(70, 1_000_000);
+        let mut sending = Client::open(&server, &id, content.length_bytes);
+        sending.chunk(content.piece(0, 300_001));
+        sending.chunk_ack();
+        let mut handshaking = Client::connect(&server);
+        let mut idle = Connection::open(server.address);
+        idle.send("GET /incoming/0.1/health HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(idle.response().status, 200);
+        server.signal(signal);
+        sending.assert_closed(1001);
+        let event = handshaking.receive();
+        assert!(matches!(event, Event::Close(Some(1001), _)), "{event:?}");
+        idle.assert_closed();
+        assert_eq!(server.exit_status().code(), Some(0));
+        assert!(!server.log().contains("panicked at"));
+    }
+}
+
+#[test]
+fn a_stopped_server_leaves_its_address_and_directory() {
+    let storage = storage(Place::Disk);
+    let path = storage.path().to_owned();
+    let mut first = Server::start(&Setup::default(), storage);
+    first.signal(Signal::TERM);
+    assert_eq!(first.exit_status().code(), Some(0));
+    // Start another one on the same directory, while the first one's harness still holds it.
+    let mut child = Setup::default().command(&path).spawn().unwrap();
+    let mut line = String::new();
+    let stdout = child.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!line.is_empty());
+}
+
+#[test]
+fn tokio_uring_without_io_uring_says_what_to_do() {
+    let storage = storage(Place::Disk);
+    let setup = Setup::new(Driver::TokioUringRefused, Place::Disk);
+    let (status, said) = start_refused(setup.command(storage.path()));
+    assert!(!status.success());
+    assert!(said.contains("--runtime monoio"), "{said}");
+    assert!(said.contains("io_uring"), "{said}");
+}
+
+#[test]
+fn monoio_without_io_uring_says_so_and_serves() {
+    let server = Setup::new(Driver::MonoioRefused, Place::Disk).start();
+    assert!(server.log().contains("io_uring"), "{}", server.log());
+    assert_eq!(server.get("/incoming/0.1/health").status, 200);
+    let server = Setup::new(Driver::Monoio, Place::Disk).start();
+    assert!(
+        !server.log().contains("refused"),
+        "this machine refuses io_uring (sysctl kernel.io_uring_disabled=0): {}",
+        server.log()
+    );
+}
+
+#[test]
+fn a_second_server_on_a_storage_directory_is_refused() {
+    let server = Setup::default().start();
+    let (status, said) = start_refused(Setup::default().command(server.storage_dir()));
+    assert!(!status.success());
+    assert!(said.contains(server.storage_dir().to_str().unwrap()), "{said}");
+    assert_eq!(server.get("/incoming/0.1/health").status, 200, "the first one is unharmed");
+}
+
+#[test]
+fn an_unusable_storage_directory_is_refused() {
+    let storage = storage(Place::Disk);
+    let file = storage.path().join("a-file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below"), "/proc/incoming".into()] {
+        let (status, said) = start_refused(Setup::default().command(&path));
+        assert!(!status.success(), "{}", path.display());
+        assert!(said.contains(path.to_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn what_is_in_the_storage_directory_stays() {
+    let storage = storage(Place::Disk);
+    let precious = storage.path().join("precious.txt");
+    std::fs::write(&precious, "keep me").unwrap();
+    let server = Server::start(&Setup::default(), storage);
+    assert_eq!(std::fs::read_to_string(&precious).unwrap(), "keep me");
+    assert_eq!(server.get("/precious.txt").status, 404);
+}
+
+#[test]
+fn an_address_in_use_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let storage = storage(Place::Disk);
+    let mut command = Setup::default().command(storage.path());
+    command.args(["--listen", &address]);
+    let (status, said) = start_refused(command);
+    assert!(!status.success());
+    assert!(said.contains(&address), "{said}");
+}
+
+#[test]
+fn wrong_flags_are_refused_with_their_name() {
+    let storage = storage(Place::Disk);
+    for (flag, value) in [
+        ("--runtime", "uring"),
+        ("--cores", "0"),
+        ("--cores", "many"),
+        ("--memory", "64 apples"),
+        ("--memory", "1"),
+        ("--listen", "nowhere"),
+    ] {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_incoming"));
+        command.arg("serve").arg("--storage-dir").arg(storage.path()).args([flag, value]);
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        let (status, said) = start_refused(command);
+        assert!(!status.success(), "{flag} {value}");
+        assert!(said.contains(flag.trim_start_matches('-')), "{flag} {value}: {said}");
+    }
+}

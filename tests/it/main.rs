@@ -1,0 +1,30 @@
+//! The whole server from outside: the real binary on a real socket and a real disk.
+//!
+//! `server` starts it, `http` speaks raw HTTP to it, `client` uploads with tungstenite, `backend`
+//! plays the web app, `content` is what files hold. Everything else is tests, a promise each.
+//!
+//! `INCOMING_TEST_LONG=1` makes the 64-file test move its full amount of data.
+#![forbid(unsafe_code)]
+#![expect(
+    unreachable_pub,
+    reason = "a test binary has no public interface; `pub` marks modules' own"
+)]
+
+mod backend;
+mod client;
+mod content;
+mod http;
+mod server;
+
+mod backend_api;
+mod cancel;
+mod handover;
+mod http_framing;
+mod http_routes;
+mod lifecycle;
+mod many;
+mod messages;
+mod resume;
+mod settings;
+mod upload;
+mod websocket;
