@@ -5,9 +5,13 @@
 //! imports only from floors below its own.
 #![forbid(unsafe_code)]
 
-// Floors 7 and 8: threads, the control thread, and how all of it is configured.
+// Floor 8: the command.
+pub mod cli;
+
+// Floor 7: settings, threads, and everything that speaks to other servers.
 pub mod config;
 pub mod control;
+pub mod server;
 
 // Floor 6: one core's logic.
 pub mod worker;

@@ -10,17 +10,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use engine::driver::{self, Backend, DirectSupport, Helper, Runtime, Sender, Setup};
 use engine::op::{CoreId, Machine};
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use tokio::sync::mpsc::UnboundedSender;
 
 use crate::config::{Config, format_size};
-use crate::control::Control;
+use crate::control::{Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use storage::{Storage, StorageError};
@@ -30,7 +29,7 @@ use storage::{Storage, StorageError};
 pub struct Server {
     address: SocketAddr,
     cores: Vec<Sender<Mail>>,
-    control: UnboundedSender<Mail>,
+    control: ControlSender,
     notices: mpsc::Receiver<Notice>,
     /// For whoever wants the server to stop.
     notifier: mpsc::Sender<Notice>,
@@ -44,13 +43,27 @@ pub struct Stopper(mpsc::Sender<Notice>);
 /// Why a server does not start, or does not go on. The text names key, value and remedy.
 #[derive(Debug)]
 pub enum ServerError {
-    Storage { dir: std::path::PathBuf, error: StorageError },
-    Listen { address: SocketAddr, error: io::Error },
+    Storage {
+        dir: std::path::PathBuf,
+        error: StorageError,
+    },
+    Listen {
+        address: SocketAddr,
+        error: io::Error,
+    },
     /// tokio-uring cannot work without io_uring.
-    IoUringRefused { error: io::Error },
+    IoUringRefused {
+        error: io::Error,
+    },
     /// A thread, a mailbox or the signals.
-    System { what: &'static str, error: io::Error },
-    Core { core: CoreId, error: io::Error },
+    System {
+        what: &'static str,
+        error: io::Error,
+    },
+    Core {
+        core: CoreId,
+        error: io::Error,
+    },
 }
 
 /// What the server's threads tell it.
@@ -58,7 +71,10 @@ pub enum ServerError {
 enum Notice {
     /// The core's worker is made.
     CoreReady,
-    CoreEnded { core: CoreId, result: io::Result<()> },
+    CoreEnded {
+        core: CoreId,
+        result: io::Result<()>,
+    },
     Stop,
 }
 
@@ -68,7 +84,7 @@ impl Server {
     /// # Errors
     /// See [`ServerError`]. Nothing goes on running then but threads that end by themselves.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
-        Self::start_with(config, Worker::new)
+        Self::start_with(config, |it| Worker::new(Instant::now(), it))
     }
 
     fn start_with<M, F>(config: &Config, make: F) -> Result<Self, ServerError>
@@ -111,10 +127,7 @@ impl Server {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(move |mail| {
-                    // It is gone only when the process ends.
-                    let _ = to_control.send(mail);
-                }),
+                control: Box::new(move |mail| to_control.send(mail)),
                 helper: helper.clone(),
                 backend,
             };
@@ -194,7 +207,7 @@ impl Server {
                 }
             }
         }
-        let _ = self.control.send(Mail::Stop);
+        self.control.send(Mail::Stop);
         tracing::info!("stopped");
         Ok(())
     }
@@ -259,9 +272,16 @@ fn worker_config(
         idle_timeout: config.idle_timeout,
         finish_timeout: config.finish_timeout,
         backend_behind_proxy: config.backend_behind_proxy,
+        library_modified: library_modified(),
         loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
+}
+
+/// The hosted library is part of the executable.
+fn library_modified() -> SystemTime {
+    let executable = std::env::current_exe().and_then(std::fs::metadata);
+    executable.and_then(|it| it.modified()).unwrap_or_else(|_| SystemTime::now())
 }
 
 fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
@@ -327,7 +347,10 @@ fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let body = move || {
         if catch_unwind(AssertUnwindSafe(body)).is_err() {
             let name = thread::current().name().unwrap_or_default().to_owned();
-            tracing::error!(thread = name, "panicked; the process ends, acknowledged bytes are safe");
+            tracing::error!(
+                thread = name,
+                "panicked; the process ends, acknowledged bytes are safe"
+            );
             std::process::abort();
         }
     };

@@ -29,10 +29,10 @@ const FLOORS: &[(&str, u8)] = &[
     ("http/mail", 5),
     ("http/routes", 5),
     ("http/worker", 6),
+    ("http/config", 7),
     ("http/control", 7),
     ("http/server", 7),
     ("http/cli", 8),
-    ("http/config", 8),
     ("http/demo", 8),
     ("http/main", 8),
 ];

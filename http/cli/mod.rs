@@ -1,6 +1,5 @@
 //! The command line: sub-commands, exit codes, where logs go.
 
-mod demo;
 mod log;
 mod serve;
 mod settings;
@@ -18,7 +17,6 @@ pub fn run() -> ExitCode {
     // Wrong usage and --help end here, with clap's own texts and exit codes.
     let result = match Cli::parse().command {
         Command::Serve(it) => serve::run(&it),
-        Command::Demo(it) => demo::run(&it),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -43,7 +41,6 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
-    Demo(demo::Arguments),
 }
 
 /// Why the command ends with an exit code that is not 0.

@@ -282,6 +282,9 @@ mod tests {
     const LIMITS: MessageLimits =
         MessageLimits { binary_bytes_max: 1000, text_bytes_max: 200, frames_max: 5 };
 
+    /// First byte and payload of each.
+    type Frames<'a> = &'a [(u8, &'a [u8])];
+
     /// Everything decoded, binary data unmasked and joined, and how it ended.
     type Outcome = (Vec<String>, Option<MessageError>);
 
@@ -327,14 +330,14 @@ mod tests {
         (events, None)
     }
 
-    fn wire(frames: &[(u8, &[u8])]) -> Vec<u8> {
+    fn wire(frames: Frames<'_>) -> Vec<u8> {
         frames.iter().flat_map(|(first, payload)| client_frame(*first, payload)).collect()
     }
 
     #[test]
     fn conversations() {
         let long = "x".repeat(126);
-        let rows: [(&str, &[(u8, &[u8])], &[&str]); 12] = [
+        let rows: [(&str, Frames<'_>, &[&str]); 12] = [
             ("one binary", &[(0x82, b"abc")], &["binary abc"]),
             ("empty binary", &[(0x82, b"")], &["binary "]),
             ("one text", &[(0x81, b"{}")], &["text {}"]),
@@ -381,7 +384,7 @@ mod tests {
     fn violations() {
         use MessageError::*;
         let max = [b'x'; 201];
-        let rows: [(&str, &[(u8, &[u8])], MessageError); 15] = [
+        let rows: [(&str, Frames<'_>, MessageError); 15] = [
             ("continuation of nothing", &[(0x80, b"a")], ContinuationUnexpected),
             ("continuation after the end", &[(0x82, b"a"), (0x80, b"")], ContinuationUnexpected),
             ("text within binary", &[(0x02, b"a"), (0x81, b"b")], MessageInterrupted),

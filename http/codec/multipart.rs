@@ -137,7 +137,8 @@ mod tests {
 
     #[test]
     fn bodies_as_clients_send_them() {
-        let rows: [(&str, &str, &[(&str, &str)]); 9] = [
+        type Parts<'a> = &'a [(&'a str, &'a str)];
+        let rows: [(&str, &str, Parts<'_>); 9] = [
             ("no parts", "--B-1--\r\n", &[]),
             (
                 "two parts",

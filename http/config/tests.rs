@@ -7,7 +7,7 @@ fn names() -> Vec<&'static str> {
 }
 
 fn home() -> Home {
-    Home { home: Some(PathBuf::from("/home/ada")), ..Home::default() }
+    Home { home: Some(PathBuf::from("/users/ada")), ..Home::default() }
 }
 
 fn from_file(text: &str) -> Result<Config, Vec<ConfigError>> {
@@ -28,7 +28,7 @@ fn works_without_any_file() {
         config,
         Config {
             listen: "127.0.0.1:4000".parse().unwrap(),
-            storage_dir: PathBuf::from("/home/ada/.local/share/incoming"),
+            storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
             runtime: Runtime::Monoio,
             cores: None,
             memory_bytes: 64 << 20,
@@ -46,10 +46,10 @@ fn works_without_any_file() {
 #[test]
 fn default_storage_dir() {
     let mut it = home();
-    it.xdg_data_home = Some(PathBuf::from("/home/ada/data"));
-    assert_eq!(it.storage_dir(), Some(PathBuf::from("/home/ada/data/incoming")));
+    it.xdg_data_home = Some(PathBuf::from("/users/ada/data"));
+    assert_eq!(it.storage_dir(), Some(PathBuf::from("/users/ada/data/incoming")));
     it.subdirectory = Some("demo");
-    assert_eq!(it.storage_dir(), Some(PathBuf::from("/home/ada/data/incoming/demo")));
+    assert_eq!(it.storage_dir(), Some(PathBuf::from("/users/ada/data/incoming/demo")));
     it.system_usable = true;
     assert_eq!(it.storage_dir(), Some(PathBuf::from("/var/lib/incoming/demo")));
     assert_eq!(

@@ -16,7 +16,7 @@ use engine::handover::{Answer, Callback, Outcome};
 use engine::op::CoreId;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use url::{Position, Url};
 
@@ -38,15 +38,15 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
     ///
     /// # Errors
     /// When the system gives no event queue.
-    pub fn new(timeout: Duration, post: P) -> io::Result<(Self, UnboundedSender<Mail>)> {
+    pub fn new(timeout: Duration, post: P) -> io::Result<(Self, ControlSender)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             // Name look-ups only.
             .max_blocking_threads(LOOKUP_THREADS_MAX)
             .build()?;
-        let (sender, receiver) = unbounded_channel();
+        let (sender, receiver) = mpsc::unbounded_channel();
         let shared = Shared { client: WebClient::new(), hosts: Hosts::default(), timeout, post };
-        Ok((Self { runtime, receiver, shared }, sender))
+        Ok((Self { runtime, receiver, shared }, ControlSender(sender)))
     }
 
     /// Works until [`Mail::Stop`]; callbacks that have no answer by then are given up.
@@ -54,6 +54,18 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
         self.runtime.block_on(serve(Arc::new(self.shared), self.receiver));
         // A look-up that hangs does not hold the process.
         self.runtime.shutdown_background();
+    }
+}
+
+/// The way to the control thread. Sending never waits; there is never more than one callback under
+/// way for each ticket, and the number of tickets is limited.
+#[derive(Clone, Debug)]
+pub struct ControlSender(UnboundedSender<Mail>);
+
+impl ControlSender {
+    /// What is sent after the end of the thread is dropped.
+    pub fn send(&self, mail: Mail) {
+        let _ = self.0.send(mail);
     }
 }
 
@@ -76,7 +88,7 @@ async fn serve<P: Fn(CoreId, Mail) + Send + Sync + 'static>(
                     calls.spawn(answer_one(Arc::clone(&shared), from, callback));
                 }
                 Some(Mail::Stop) | None => return,
-                Some(_) => unreachable!("everything else goes to cores"),
+                Some(other) => unreachable!("for cores only: {other:?}"),
             },
             Some(ended) = calls.join_next() => {
                 // An upload would wait forever for an answer that never comes.

@@ -124,7 +124,7 @@ fn is_complete(request: &[u8]) -> bool {
 
 /// The control thread, with the test as its only core.
 struct Bench {
-    sender: UnboundedSender<Mail>,
+    sender: ControlSender,
     answers: mpsc::Receiver<(CoreId, Mail)>,
     thread: JoinHandle<()>,
 }
@@ -149,7 +149,7 @@ impl Bench {
             outcome,
             attempt: 3,
         };
-        self.sender.send(Mail::Callback { from: CoreId(5), callback }).unwrap();
+        self.sender.send(Mail::Callback { from: CoreId(5), callback });
     }
 
     fn next_answer(&self) -> (TicketId, Answer) {
@@ -344,7 +344,7 @@ fn stop_gives_up_what_has_no_answer() {
     let (app, bench) = (App::start(), Bench::start(PATIENCE * 10));
     bench.ask(1, &app.url("/hang"), arrived());
     app.next_request();
-    bench.sender.send(Mail::Stop).unwrap();
+    bench.sender.send(Mail::Stop);
     bench.thread.join().unwrap();
 }
 

@@ -1,0 +1,336 @@
+// What is tried in each browser. A scenario gets the stage that run.mjs has set up: `browser`, the
+// web apps with their server behind a proxy, files with their SHA-256, and a place for screenshots.
+
+import assert from 'node:assert/strict';
+
+const MIB = 1024 * 1024;
+const WAIT_MS = 30_000;
+
+/** Opens a page, with files chosen in its file input, and closes it afterwards. */
+async function with_page(stage, url, input, files, act) {
+  const page = await stage.browser.newPage();
+  const complaints = [];
+  page.on('pageerror', (error) => complaints.push(error.message));
+  page.on('dialog', async (dialog) => {
+    complaints.push(`dialog: ${dialog.message()}`);
+    await dialog.dismiss();
+  });
+  try {
+    await page.goto(url);
+    const choose = async () => {
+      const element = await page.waitForSelector(input);
+      await element.uploadFile(...files.map((file) => file.path));
+      await element.dispose();
+    };
+    await act(page, choose);
+    assert.deepEqual(complaints, []);
+  } finally {
+    await page.close();
+  }
+}
+
+/** A page on which scenarios drive the library themselves, and what they ask it for. */
+async function with_library(stage, files, act) {
+  await with_page(stage, `http://${stage.app.host}/plain`, '#files', files, async (page, choose) => {
+    await choose();
+    await act({
+      page,
+      async begin(index, id) {
+        await page.evaluate((i, ticket) => begin(i, ticket), index, id);
+      },
+      tell: (index, method, argument) =>
+        page.evaluate((i, name, value) => void uploads[i][name](value), index, method, argument),
+      look: (index) => page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index),
+      /** Waits until `condition`, an expression about `up`, is true, and looks. */
+      async until(index, condition) {
+        const body = `const up = uploads[${index}]; return ${condition};`;
+        try {
+          await page.waitForFunction(new Function(body), { polling: 20, timeout: WAIT_MS });
+        } catch (error) {
+          const seen = await page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
+          throw new Error(`${condition} did not come: ${JSON.stringify(seen)}`, { cause: error });
+        }
+        return page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
+      },
+    });
+  });
+}
+
+/** The web app has this file, as it was. */
+async function assert_arrived(app, id, file) {
+  const handover = await app.handover(id);
+  assert.equal(handover.cancelled, 'no');
+  assert.equal(handover.filenameFromBrowser, file.name);
+  assert.equal(handover.sha256, file.sha256);
+}
+
+function assert_finished(up, file) {
+  assert.equal(up.finished, true);
+  assert.equal(up.frac_complete, 1);
+  assert.equal(up.bytes_acked, file.length);
+  assert.equal(up.error_code, null);
+  assert.equal(up.calls.filter((call) => call === 'onfinished').length, 1);
+}
+
+/** Slow enough that there is a middle. */
+async function slowed(stage, mib_per_second, act) {
+  stage.proxy.bytes_per_second = mib_per_second * MIB;
+  try {
+    await act();
+  } finally {
+    stage.proxy.bytes_per_second = Infinity;
+  }
+}
+
+async function upload(stage) {
+  const { app, files } = stage;
+  const id = await app.new_ticket();
+  await with_library(stage, [files.large], async ({ begin, until }) => {
+    await begin(0, id);
+    assert_finished(await until(0, 'up.finished && !up.connected'), files.large);
+    await assert_arrived(app, id, files.large);
+  });
+}
+
+async function empty_file_and_names(stage) {
+  const { app, files } = stage;
+  const names = [files.empty, files.unicode];
+  await with_library(stage, names, async ({ begin, until }) => {
+    for (const [index, file] of names.entries()) {
+      const id = await app.new_ticket();
+      await begin(index, id);
+      assert_finished(await until(index, 'up.finished && !up.connected'), file);
+      await assert_arrived(app, id, file);
+    }
+  });
+}
+
+async function two_at_once(stage) {
+  const { app, files } = stage;
+  const both = [files.middle, files.other];
+  await slowed(stage, 20, () =>
+    with_library(stage, both, async ({ begin, until, look }) => {
+      const ids = [await app.new_ticket(), await app.new_ticket()];
+      await begin(0, ids[0]);
+      await begin(1, ids[1]);
+      await until(0, "up.state === 'transferring' && up.bytes_acked > 0");
+      await until(1, "up.state === 'transferring' && up.bytes_acked > 0");
+      assert.equal((await look(0)).finished, false);
+      for (const [index, file] of both.entries()) {
+        assert_finished(await until(index, 'up.finished && !up.connected'), file);
+        await assert_arrived(app, ids[index], file);
+      }
+    }),
+  );
+}
+
+async function pause_and_resume(stage) {
+  const { app, files } = stage;
+  await slowed(stage, 20, () =>
+    with_library(stage, [files.middle], async ({ begin, until, tell, look }) => {
+      const id = await app.new_ticket();
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 3e6');
+      await tell(0, 'pause', 'pause');
+      const paused = await look(0);
+      assert.equal(paused.paused, true);
+      assert.equal(paused.can_pause, true);
+      assert.equal(paused.can_cancel, false);
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      assert.equal((await look(0)).bytes_acked, paused.bytes_acked);
+      await tell(0, 'pause', 'unpause');
+      const resumed = await until(0, "up.state === 'transferring'");
+      assert.ok(resumed.bytes_acked > 0);
+      // As fast as a page can: nothing of an older connection may disturb the newer one.
+      for (let i = 0; i < 4; i++) await tell(0, 'pause', 'toggle');
+      assert_finished(await until(0, 'up.finished && !up.connected'), files.middle);
+      await assert_arrived(app, id, files.middle);
+    }),
+  );
+}
+
+async function cancel_from_page(stage) {
+  const { app, files } = stage;
+  await slowed(stage, 20, () =>
+    with_library(stage, [files.middle], async ({ begin, until, tell }) => {
+      const id = await app.new_ticket();
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 1e6');
+      await tell(0, 'cancel', 'changed my mind');
+      const up = await until(0, 'up.cancelled && !up.connected');
+      assert.equal(up.state, 'cancelled');
+      assert.equal(up.cancelling, false);
+      assert.equal(up.cancel_msg, 'changed my mind');
+      assert.equal(up.error_code, null);
+      assert.ok(up.calls.includes('oncancelled'));
+      const handover = await app.handover(id);
+      assert.equal(handover.cancelled, 'yes');
+      assert.equal(handover.cancelReason, 'changed my mind');
+    }),
+  );
+}
+
+async function cancel_by_backend(stage) {
+  const { app, files } = stage;
+  await slowed(stage, 20, () =>
+    with_library(stage, [files.middle], async ({ begin, until }) => {
+      const id = await app.new_ticket();
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 1e6');
+      assert.equal(await app.cancel(id), 'ok');
+      const up = await until(0, 'up.cancelled && !up.connected');
+      assert.equal(up.cancelling, false);
+      assert.equal(up.can_cancel, false);
+      assert.ok(up.calls.includes('oncancelled'));
+      // Servers of the first version can only say it as an error.
+      assert.equal(up.state, stage.first_version ? 'failed' : 'cancelled');
+      if (!stage.first_version) assert.equal(up.error_code, null);
+      assert.equal(app.handovers.has(id), false);
+    }),
+  );
+}
+
+async function cut_and_resume(stage) {
+  const { app, files, proxy } = stage;
+  await slowed(stage, 20, () =>
+    with_library(stage, [files.middle], async ({ begin, until }) => {
+      const id = await app.new_ticket();
+      await begin(0, id);
+      for (const bytes of [2e6, 8e6]) {
+        await until(0, `up.state === 'transferring' && up.bytes_acked > ${bytes}`);
+        assert.equal(proxy.cut(), 1);
+        const lost = await until(0, "up.state === 'offline'");
+        assert.equal(lost.connected, false);
+        assert.equal(lost.error_code, null);
+      }
+      const up = await until(0, 'up.finished && !up.connected');
+      assert_finished(up, files.middle);
+      assert.equal(up.calls.filter((call) => call === 'offline').length, 2);
+      await assert_arrived(app, id, files.middle);
+    }),
+  );
+}
+
+async function cut_in_handover(stage) {
+  const { wait_app, files, proxy } = stage;
+  const id = await wait_app.new_ticket();
+  await with_library(stage, [files.other], async ({ begin, until }) => {
+    await begin(0, id);
+    await until(0, "up.state === 'handover'");
+    proxy.cut();
+    await until(0, "up.state !== 'handover'");
+    assert_finished(await until(0, 'up.finished && !up.connected'), files.other);
+    await assert_arrived(wait_app, id, files.other);
+  });
+}
+
+async function taken_over(stage) {
+  const { app, files } = stage;
+  const id = await app.new_ticket();
+  await slowed(stage, 10, () =>
+    with_library(stage, [files.middle], async (first) => {
+      await first.begin(0, id);
+      await first.until(0, 'up.bytes_acked > 2e6');
+      await with_library(stage, [files.middle], async (second) => {
+        await second.begin(0, id);
+        const lost = await first.until(0, "up.state === 'taken_over'");
+        assert.equal(lost.cancelled, false);
+        const winner = await second.until(0, "up.state === 'transferring' && up.bytes_acked > 4e6");
+        assert.ok(winner.bytes_acked < files.middle.length);
+        // And back again.
+        await first.tell(0, 'start');
+        await second.until(0, "up.state === 'taken_over'");
+      });
+      assert_finished(await first.until(0, 'up.finished && !up.connected'), files.middle);
+      await assert_arrived(app, id, files.middle);
+    }),
+  );
+}
+
+async function as_a_module(stage) {
+  const { app, files } = stage;
+  const url = `http://${app.host}/module`;
+  await with_page(stage, url, '#file', [files.other], async (page, choose) => {
+    await page.waitForFunction(() => window.same === true, { timeout: WAIT_MS });
+    await choose();
+    await page.waitForFunction(() => window.uploader?.finished, { polling: 20, timeout: WAIT_MS });
+    await assert_arrived(app, app.last_ticket(), files.other);
+  });
+}
+
+/** The text of an element, when it is what it should be. */
+async function await_text(page, selector, pattern) {
+  const matches = (css, source) => new RegExp(source).test(document.querySelector(css)?.textContent || '');
+  try {
+    await page.waitForFunction(matches, { polling: 20, timeout: WAIT_MS }, selector, pattern.source);
+  } catch (error) {
+    const text = await page.evaluate((css) => document.querySelector(css)?.textContent, selector);
+    throw new Error(`${selector} is '${text}', not ${pattern}`, { cause: error });
+  }
+}
+
+async function first_page_simple(stage) {
+  const { old_app, files } = stage;
+  const url = `http://${old_app.host}/seed1`;
+  await with_page(stage, url, '#input_file', [files.middle], async (page, choose) => {
+    await choose();
+    await await_text(page, '#output_finished', /Upload is finished/);
+    await await_text(page, '#stats_state_msg', /^all done$/);
+    assert.equal(await page.$eval('#stats_progress_bar', (bar) => bar.value), 1);
+    assert.equal(await page.$eval('#input_file', (input) => input.disabled), true);
+    await stage.screenshot(page, 'first-page-simple');
+    await assert_arrived(old_app, old_app.last_ticket(), files.middle);
+  });
+}
+
+async function first_page_dynamic(stage) {
+  const { old_app, files } = stage;
+  const url = `http://${old_app.host}/seed2`;
+  await with_page(stage, url, '#input_file_select', [files.middle], async (page, choose) => {
+    const disabled = (css) => page.$eval(css, (element) => element.disabled);
+    await slowed(stage, 20, async () => {
+      await choose();
+      await await_text(page, '#output_state_msg', /^transfer file chunks/);
+      await await_text(page, '#output_chunks_acked', /^[1-9]/);
+      assert.equal(await page.$eval('#output_error_msg', (node) => node.textContent), '');
+      await page.click('#input_pause');
+      await await_text(page, '#output_state_msg', /^paused$/);
+      assert.equal(await disabled('#input_pause'), false);
+      assert.equal(await disabled('#input_btn_cancel'), true);
+      await stage.screenshot(page, 'first-page-dynamic-paused');
+      await page.click('#input_pause');
+      await await_text(page, '#output_state_msg', /^transfer file chunks/);
+    });
+    await await_text(page, '#output_state_msg', /^(handing file to app|processing file on server)$/);
+    await await_text(page, '#output_state_msg', /^all done$/);
+    await assert_arrived(old_app, old_app.last_ticket(), files.middle);
+    // Another one on the same page, which is cancelled.
+    assert.equal(await disabled('#input_file_select'), false);
+    await slowed(stage, 20, async () => {
+      await choose();
+      await await_text(page, '#output_chunks_acked', /^[1-9]/);
+      await page.click('#input_btn_cancel');
+      await await_text(page, '#output_cancelled', /^true$/);
+    });
+    await await_text(page, '#output_cancel_msg', /^user cancelled manually$/);
+    await await_text(page, '#output_cancelling', /^false$/);
+    assert.equal((await old_app.handover(old_app.last_ticket())).cancelReason, 'user cancelled manually');
+  });
+}
+
+export const SCENARIOS = [
+  upload,
+  empty_file_and_names,
+  two_at_once,
+  pause_and_resume,
+  cancel_from_page,
+  cancel_by_backend,
+  cut_and_resume,
+  cut_in_handover,
+  as_a_module,
+  first_page_simple,
+  first_page_dynamic,
+];
+
+/** Need what the first version does not have. */
+export const SCENARIOS_OF_TODAY = [taken_over];
