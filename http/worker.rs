@@ -116,6 +116,11 @@ impl Worker {
         self.store.leased_bytes()
     }
 
+    /// For a kernel that is simulated: it reads into the slices it was lent.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        self.store.memory_mut()
+    }
+
     /// Connections that are open or being closed.
     pub fn client_count(&self) -> usize {
         self.clients.len()
