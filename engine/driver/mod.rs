@@ -5,6 +5,7 @@
 //! `tokio_uring`). Cores share nothing but each other's `mailbox`es and one `helper` thread.
 #![allow(unsafe_code)]
 
+mod alarm;
 mod helper;
 mod lease;
 mod mailbox;
@@ -12,6 +13,7 @@ mod monoio;
 mod pump;
 mod ring;
 mod slots;
+mod sockets;
 mod storage;
 mod tokio_uring;
 

@@ -10,22 +10,23 @@ use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
-use rustix::io::{Errno as OsError, fcntl_dupfd_cloexec};
-use rustix::net::{RecvFlags, SendFlags, Shutdown, SocketFlags};
+use rustix::io::fcntl_dupfd_cloexec;
+use rustix::net::Shutdown;
 
 use super::Setup;
-use super::helper::{Call, Helper, errno, output_bytes, read_at, retry, write_at};
+use super::alarm::Alarm;
+use super::helper::{Call, Helper, errno, read_at, write_at};
 use super::lease::Lease;
 use super::mailbox::{Parcel, Receiver, Sender};
 use super::slots::Slots;
+use super::sockets::{Accepted, accept, recv_now, send_now};
 use crate::op::{
     Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, Output, SocketId,
     Token,
@@ -84,8 +85,8 @@ pub(super) struct Pump<W: Machine, K: Kernel> {
     listener: Rc<K::Socket>,
     /// Waits for mail and, if the machine wants one, for a connection. Both may still wait when the
     /// machine stops; they are not tasks, because monoio keeps tasks that wait, and what they hold.
-    mail: Pin<Box<dyn Future<Output = Infallible>>>,
-    accept: Option<(Token, Pin<Box<dyn Future<Output = Accepted>>>)>,
+    mail: Waiting<Infallible>,
+    accept: Option<(Token, Waiting<Accepted>)>,
     sockets: Slots<K::Socket>,
     files: Vec<Option<File<K>>>,
     /// Completions of what was done on the spot.
@@ -131,15 +132,15 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
 
     /// Runs the machine until it is stopped and nothing is in flight.
     pub(super) async fn run(mut self) {
-        let mut timer = Timer::<K>::default();
+        let mut alarm = Alarm::<K>::default();
         let mut batch = Vec::new();
         loop {
             self.start_ops();
             if self.machine.is_stopped() && self.in_flight_count == 0 {
                 break;
             }
-            timer.set(self.machine.poll_timeout());
-            poll_fn(|cx| self.poll_parcels(cx, &mut timer, &mut batch)).await;
+            alarm.set(self.machine.poll_timeout());
+            poll_fn(|cx| self.poll_parcels(cx, &mut alarm, &mut batch)).await;
             let now = Instant::now();
             for parcel in batch.drain(..) {
                 self.deliver(now, parcel);
@@ -154,7 +155,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
     fn poll_parcels(
         &mut self,
         cx: &mut Context<'_>,
-        timer: &mut Timer<K>,
+        alarm: &mut Alarm<K>,
         batch: &mut Vec<Parcel<W::Mail>>,
     ) -> Poll<()> {
         let Poll::Pending = self.mail.as_mut().poll(cx);
@@ -169,7 +170,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             return Poll::Ready(());
         }
         self.hub.waker.set(Some(cx.waker().clone()));
-        timer.poll(cx)
+        alarm.poll(cx)
     }
 
     fn start_ops(&mut self) {
@@ -270,10 +271,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
     fn receive(&mut self, token: Token, socket: SocketId, length_bytes: u32) {
         let buffer = self.machine.receive_buffer();
         let length = buffer.len().min(length_bytes as usize);
-        let buffer = &mut buffer[..length];
-        let socket = self.sockets.at(socket.0);
-        let received = retry(|| rustix::net::recv(socket, &mut *buffer, RecvFlags::DONTWAIT));
-        let result = received.map(|(_, count)| output_bytes(count)).map_err(errno);
+        let result = recv_now(&**self.sockets.at(socket.0), &mut buffer[..length]);
         self.machine.on_event(Instant::now(), Event::Completion(Completion { token, result }));
     }
 
@@ -397,48 +395,6 @@ impl<M> Hub<M> {
     }
 }
 
-/// The one timer of a core. There is none while the machine needs none.
-struct Timer<K: Kernel> {
-    sleep: Option<Pin<Box<K::Sleep>>>,
-    armed_at: Option<Instant>,
-}
-
-impl<K: Kernel> Timer<K> {
-    fn set(&mut self, at: Option<Instant>) {
-        if self.armed_at == at {
-            return;
-        }
-        self.armed_at = at;
-        let Some(at) = at else {
-            self.sleep = None;
-            return;
-        };
-        // A time that has passed must not keep the loop from entering the ring.
-        let at = at.max(Instant::now() + TIMER_RESOLUTION);
-        match &mut self.sleep {
-            Some(sleep) => K::reset(sleep.as_mut(), at),
-            None => self.sleep = Some(Box::pin(K::sleep_until(at))),
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let (Some(sleep), Some(_)) = (&mut self.sleep, self.armed_at) else {
-            return Poll::Pending;
-        };
-        let polled = sleep.as_mut().poll(cx);
-        if polled.is_ready() {
-            self.armed_at = None;
-        }
-        polled
-    }
-}
-
-impl<K: Kernel> Default for Timer<K> {
-    fn default() -> Self {
-        Self { sleep: None, armed_at: None }
-    }
-}
-
 /// Brings what other threads send, for as long as the core runs.
 async fn take_mail<K: Kernel, M>(
     bell: Rc<K::Socket>,
@@ -451,48 +407,8 @@ async fn take_mail<K: Kernel, M>(
     }
 }
 
-type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
-
-async fn accept<K: Kernel>(listener: Rc<K::Socket>) -> Accepted {
-    loop {
-        K::ready(listener.clone(), Wait::Read).await?;
-        match accept_now(&*listener) {
-            Err(OsError::AGAIN | OsError::INTR) => {}
-            // These are errors of one connection, which is gone (accept(2), "Error handling").
-            Err(
-                OsError::CONNABORTED
-                | OsError::PROTO
-                | OsError::NOPROTOOPT
-                | OsError::NETDOWN
-                | OsError::NETUNREACH
-                | OsError::HOSTDOWN
-                | OsError::HOSTUNREACH
-                | OsError::OPNOTSUPP,
-            ) => {}
-            result => return result.map_err(errno),
-        }
-    }
-}
-
-/// Non-blocking serves every runtime: nobody ever waits inside a call on a socket.
-fn accept_now(listener: impl AsFd) -> Result<(OwnedFd, SocketAddr), OsError> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (socket, peer) = rustix::net::acceptfrom_with(listener, flags)?;
-    let peer = peer.and_then(|it| SocketAddr::try_from(it).ok()).ok_or(OsError::AFNOSUPPORT)?;
-    // Acknowledgements are small and must not wait for more. Only an optimisation: no error counts.
-    let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
-    Ok((socket, peer))
-}
-
-fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<Output, Errno> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let sent = retry(|| rustix::net::send(&socket, bytes, flags));
-    sent.map(output_bytes).map_err(errno)
-}
+type Waiting<T> = Pin<Box<dyn Future<Output = T>>>;
 
 pub(super) fn io_errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno)
 }
-
-/// Both runtimes have a wheel of milliseconds.
-const TIMER_RESOLUTION: Duration = Duration::from_millis(1);

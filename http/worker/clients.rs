@@ -53,7 +53,7 @@ pub(super) struct Client {
     input: Vec<u8>,
     /// `input` waits for us, not for more of it.
     is_input_blocked: bool,
-    /// A `Readable` is in flight.
+    /// A `Readable` or a `Recv` is in flight.
     is_polling: bool,
     /// There is something to receive, and no room for it yet.
     is_ready: bool,
@@ -259,6 +259,10 @@ impl Worker {
     }
 
     pub(super) fn on_received(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
+        self.clients.at(slot).is_polling = false;
+        if let Some(upload) = self.upload_of(slot) {
+            self.store.on_received(upload);
+        }
         match count {
             Err(Errno::EAGAIN) => self.pump(now, slot),
             Err(_) => self.bury(now, slot),
@@ -355,7 +359,9 @@ impl Worker {
                 return;
             }
             let Some(length_bytes) = self.receive_budget(now, slot) else { return };
-            self.clients.at(slot).is_ready = false;
+            let client = self.clients.at(slot);
+            client.is_ready = false;
+            client.is_polling = true;
             let token = self.token(slot, SocketOp::Recv);
             self.ops.push_back((token, Op::Recv { socket, length_bytes }));
             return;
@@ -389,6 +395,9 @@ impl Worker {
         let is_file = self.clients.at(slot).connection.wants() == Wants::FileBytes;
         let budget = self.receive_budget(now, slot);
         let Some(budget) = budget else { return false };
+        if let Some(upload) = self.upload_of(slot) {
+            self.store.on_received(upload);
+        }
         let client = self.clients.at(slot);
         client.is_input_blocked = false;
         let mut kept = std::mem::take(&mut client.input);
@@ -416,10 +425,13 @@ impl Worker {
             input = &joined;
         }
         self.date(now);
+        let had_room = self.clients.at(slot).connection.wants() == Wants::FileBytes;
         loop {
             let client = self.clients.slots[slot as usize].client.as_mut();
             let client = client.expect("a client that is read stays");
-            if client.is_dead || client.moving.is_some() {
+            // Bytes of a file may follow the handshake at once; there is no room for them yet.
+            let needs_room = !had_room && client.connection.wants() == Wants::FileBytes;
+            if client.is_dead || client.moving.is_some() || needs_room {
                 break;
             }
             let (router, date) = (&self.router, self.date.1.as_str());
@@ -440,8 +452,9 @@ impl Worker {
         }
         let client = self.clients.at(slot);
         client.input.extend_from_slice(input);
-        client.is_input_blocked =
-            !client.input.is_empty() && client.connection.wants() == Wants::Nothing;
+        // Otherwise it lacks its end, and waits for more.
+        let is_ours_to_act = matches!(client.connection.wants(), Wants::Nothing | Wants::FileBytes);
+        client.is_input_blocked = !client.input.is_empty() && is_ours_to_act;
     }
 
     fn on_event_of(&mut self, now: Instant, slot: u32, event: Event<'_>) {

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use incoming_engine::buffer::{Memory, Slice};
 use incoming_engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
 use incoming_engine::limits::RECEIVE_BUFFER_BYTES;
@@ -27,6 +28,8 @@ pub(crate) enum Mail {
     /// Call `on_timeout` then.
     TimeoutAt(Instant),
     Stop,
+    /// A mistake in the machine.
+    Panic,
     /// To be reported as it is.
     Hello(String),
     Report(Report),
@@ -145,12 +148,35 @@ impl Cores {
         }
     }
 
-    /// Whether the op has completed. Only what was told before and has been answered counts.
+    /// Whether the op has completed, of what can be done at once.
     pub(crate) fn has_completed(&mut self, expected: u32) -> bool {
-        self.show(Slice { start: 0, length: 0 });
+        // The first answer shows that the op was started, the second that its end was reported.
+        for _ in 0..2 {
+            self.show(Slice { start: 0, length: 0 });
+        }
         self.early
             .iter()
             .any(|it| matches!(it, Report::Completed { number, .. } if *number == expected))
+    }
+
+    /// Sends until nothing more goes into the socket's buffers. Returns the send that waits, and
+    /// how many bytes have gone.
+    pub(crate) fn fill_socket(&mut self, socket: SocketId, bytes: &Bytes) -> (u32, usize) {
+        let mut sent = 0;
+        loop {
+            let send = self.start_op(0, Op::Send { socket, bytes: bytes.slice(sent..) });
+            // The kernel may still be moving bytes from one buffer to the other.
+            let is_full = (0..3).all(|_| {
+                std::thread::sleep(Duration::from_millis(10));
+                !self.has_completed(send)
+            });
+            if is_full {
+                return (send, sent);
+            }
+            let Ok(Output::Bytes(count)) = self.wait(send) else { panic!("send failed") };
+            assert!(count > 0);
+            sent += count as usize;
+        }
     }
 
     pub(crate) fn fill(&self, slice: Slice, bytes: &[u8]) {
@@ -263,6 +289,7 @@ impl Puppet {
             }
             Mail::TimeoutAt(at) => self.timeout_at = Some(at),
             Mail::Stop => self.stopping = true,
+            Mail::Panic => panic!("as the test wants it"),
             Mail::Hello(text) => self.report(Report::Hello { core: self.core, text }),
             Mail::Report(report) => unreachable!("{report:?} is for the test"),
         }

@@ -2,6 +2,7 @@
 
 mod files;
 mod harness;
+mod panics;
 mod refused;
 mod sockets;
 

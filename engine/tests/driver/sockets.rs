@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use incoming_engine::op::{Address, CoreId, Direction, Errno, Op, Output};
 
 use crate::harness::{Cores, Mail, Report, Variant, pattern, read_exactly};
@@ -49,19 +50,9 @@ fn never_waits_in_recv(variant: Variant) {
 fn sends_to_a_slow_reader(variant: Variant) {
     let mut cores = Cores::start(variant, 1);
     let (mut client, socket) = cores.connect(0);
-    let all = bytes::Bytes::from(pattern(16 * 1024 * 1024, 2));
-    let mut unsent = all.clone();
-    // Until nothing more goes into the socket's buffer: the last send waits for the reader.
-    let waiting = loop {
-        let send = cores.start_op(0, Op::Send { socket, bytes: unsent.clone() });
-        std::thread::sleep(Duration::from_millis(20));
-        if !cores.has_completed(send) {
-            break send;
-        }
-        let Ok(Output::Bytes(count)) = cores.wait(send) else { panic!("send failed") };
-        assert!(count > 0);
-        unsent = unsent.slice(count as usize..);
-    };
+    let all = Bytes::from(pattern(16 * 1024 * 1024, 2));
+    let (waiting, sent) = cores.fill_socket(socket, &all);
+    let mut unsent = all.slice(sent..);
     let reader = std::thread::spawn(move || read_exactly(&mut client, 16 * 1024 * 1024));
     let mut waiting = Some(waiting);
     while !unsent.is_empty() {
@@ -78,17 +69,8 @@ fn sends_to_a_slow_reader(variant: Variant) {
 fn wakes_what_waits_when_it_is_shut_down(variant: Variant) {
     let mut cores = Cores::start(variant, 1);
     let (mut client, socket) = cores.connect(0);
-    let bytes = bytes::Bytes::from(vec![7; 64 * 1024 * 1024]);
     let readable = cores.start_op(0, Op::Readable { socket });
-    let mut send = cores.start_op(0, Op::Send { socket, bytes: bytes.clone() });
-    loop {
-        std::thread::sleep(Duration::from_millis(20));
-        if !cores.has_completed(send) {
-            break;
-        }
-        cores.wait(send).unwrap();
-        send = cores.start_op(0, Op::Send { socket, bytes: bytes.clone() });
-    }
+    let (send, _) = cores.fill_socket(socket, &Bytes::from(vec![7; 64 * 1024 * 1024]));
     assert!(!cores.has_completed(readable));
     cores.start_op(0, Op::Shutdown { socket, how: Direction::Both });
     assert_eq!(cores.wait(readable), Ok(Output::Done));
@@ -108,7 +90,7 @@ fn tells_the_end_and_the_reset(variant: Variant) {
     assert_eq!(cores.run(Op::Readable { socket }), Ok(Output::Done));
     assert_eq!(cores.receive(0, socket).unwrap(), b"");
     // The other direction still works, until we end it too.
-    let bytes = bytes::Bytes::from_static(b"bye");
+    let bytes = Bytes::from_static(b"bye");
     assert_eq!(cores.run(Op::Send { socket, bytes }), Ok(Output::Bytes(3)));
     cores.start_op(0, Op::Shutdown { socket, how: Direction::Write });
     let mut said = String::new();
@@ -116,7 +98,7 @@ fn tells_the_end_and_the_reset(variant: Variant) {
     assert_eq!(said, "bye");
 
     let (mut client, socket) = cores.connect(0);
-    let bytes = bytes::Bytes::from_static(b"never read");
+    let bytes = Bytes::from_static(b"never read");
     assert_eq!(cores.run(Op::Send { socket, bytes }), Ok(Output::Bytes(10)));
     client.read_exact(&mut [0]).unwrap();
     let readable = cores.start_op(0, Op::Readable { socket });

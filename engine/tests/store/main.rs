@@ -287,6 +287,7 @@ impl Sim {
             }
         };
         assert!(room > 0);
+        self.store.on_received(client.key);
         let rest = client.bytes.len() - client.position;
         // By chance nothing at all, as after an early wake-up.
         let most = room.min(rest).min(client.piece_bytes_max);
