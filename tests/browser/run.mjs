@@ -136,6 +136,7 @@ async function main() {
       try {
         for (const scenario of scenarios) {
           if (!(await run_scenario(scenario, { ...stage, files, browser, browser_name, screenshot }))) failed++;
+          if (stage.server.ended?.()) throw new Error(`the server has ended:\n${stage.server.output()}`);
         }
       } finally {
         await browser.close();
