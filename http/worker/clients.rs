@@ -409,11 +409,10 @@ impl Worker {
         let now_bytes = if is_file { kept.len().min(budget as usize) } else { kept.len() };
         let later = kept.split_off(now_bytes);
         self.on_input(now, slot, &kept);
-        if let Some(client) = self.clients.slots[slot as usize].client.as_mut() {
-            if !later.is_empty() {
-                client.input.extend_from_slice(&later);
-                client.is_input_blocked = true;
-            }
+        if !later.is_empty() {
+            let client = self.clients.at(slot);
+            client.input.extend_from_slice(&later);
+            client.is_input_blocked = true;
         }
         self.flush_for_acks(now, slot);
         self.on_store_events(now);
