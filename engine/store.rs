@@ -250,6 +250,7 @@ impl<M> Store<M> {
             return;
         }
         part.wants_room = false;
+        part.is_reserved = false;
         self.waiting.retain(|it| *it != upload);
         let part = self.part_mut(upload.slot);
         part.goal = goal;

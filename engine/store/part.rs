@@ -37,6 +37,8 @@ pub(super) struct Part {
     pub(super) in_flight: Vec<Writing>,
     /// The last block is being read back into `current`.
     pub(super) is_reading: bool,
+    /// Room was given and what comes has not come yet: the leases stay.
+    pub(super) is_reserved: bool,
     /// Nothing can be received before one of the own writes has ended; then say so.
     pub(super) wants_room: bool,
     /// A write, a sync or a step failed. Nothing is started until everything has ended.
@@ -136,6 +138,7 @@ impl Part {
             full: VecDeque::new(),
             in_flight: Vec::with_capacity(WRITES_IN_FLIGHT_MAX),
             is_reading: false,
+            is_reserved: false,
             wants_room: false,
             broken: None,
             is_doubtful: false,

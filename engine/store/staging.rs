@@ -15,7 +15,8 @@ use crate::upload::AppendError;
 
 impl<M> Store<M> {
     /// How many bytes may be received for the upload now. Asked after its socket became readable,
-    /// never before: who waits for bytes holds no memory.
+    /// never before: who waits for bytes holds no memory. The room is kept until
+    /// [`Store::on_received`].
     pub fn reserve(&mut self, now: Instant, upload: UploadKey) -> Room {
         let slot = upload.slot;
         let part = self.part_mut(slot);
@@ -26,6 +27,7 @@ impl<M> Store<M> {
         if remaining == 0 {
             return Room::Bytes(RECEIVE_BUFFER_BYTES);
         }
+        assert!(!part.is_reserved, "room is given once, then used");
         if part.current.is_none() {
             let must_end_first = part.lease_count() >= LEASES_MAX
                 || (part.tail == Tail::OnDisk && part.lease_count() > 0);
@@ -49,6 +51,7 @@ impl<M> Store<M> {
         let space = self.part(slot).staged_space_bytes();
         // Bytes past the declared length are refused, not stored: they need no room.
         let is_enough = u64::from(space) >= remaining;
+        self.part_mut(slot).is_reserved = true;
         Room::Bytes(if is_enough { RECEIVE_BUFFER_BYTES } else { space.min(RECEIVE_BUFFER_BYTES) })
     }
 
@@ -92,13 +95,20 @@ impl<M> Store<M> {
         Ok(())
     }
 
+    /// What there was room for has come, all of it or less.
+    pub fn on_received(&mut self, upload: UploadKey) {
+        if let Some(part) = self.get_mut(upload) {
+            part.is_reserved = false;
+        }
+    }
+
     /// Acknowledgements wait for bytes below `up_to_bytes`: if they are still staged, they are
     /// written now, also where a block is not full. While writes are in flight nothing is done:
     /// their end brings [`StoreEvent::Written`], and then the owner asks again. So a busy disk gets
     /// large writes and an idle one prompt ones, without a timer.
     pub fn flush(&mut self, now: Instant, upload: UploadKey, up_to_bytes: u64) {
         let Some(part) = self.get(upload) else { return };
-        let is_idle = part.in_flight.is_empty() && part.full.is_empty();
+        let is_idle = part.in_flight.is_empty() && part.full.is_empty() && !part.is_reserved;
         let staged = part.current.as_ref();
         let is_due = staged.is_some_and(|it| it.offset + u64::from(it.clean) < up_to_bytes);
         if is_idle && is_due {
@@ -118,7 +128,7 @@ impl<M> Store<M> {
         for slot in holders {
             let part = self.part(slot);
             let is_old = part.current.as_ref().is_none_or(|it| it.since + PRESSURE_DELAY <= now);
-            if is_old {
+            if is_old && !part.is_reserved {
                 self.flush_part(slot);
                 self.start_writes(slot);
             }

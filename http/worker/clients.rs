@@ -262,6 +262,9 @@ impl Worker {
     }
 
     pub(super) fn on_received(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
+        if let Some(upload) = self.upload_of(slot) {
+            self.store.on_received(upload);
+        }
         let client = self.clients.at(slot);
         client.is_receiving = false;
         match count {
@@ -397,6 +400,9 @@ impl Worker {
         let is_file = self.clients.at(slot).connection.wants() == Wants::FileBytes;
         let budget = self.receive_budget(now, slot);
         let Some(budget) = budget else { return false };
+        if let Some(upload) = self.upload_of(slot) {
+            self.store.on_received(upload);
+        }
         let client = self.clients.at(slot);
         client.is_input_blocked = false;
         let mut kept = std::mem::take(&mut client.input);
@@ -424,10 +430,14 @@ impl Worker {
             input = &joined;
         }
         self.date(now);
+        let had_room = self.clients.at(slot).connection.wants() == Wants::FileBytes;
         loop {
             let client = self.clients.slots[slot as usize].client.as_mut();
             let client = client.expect("a client that is read stays");
-            if client.is_dead || client.moving.is_some() {
+            // Who did not wait for the end of the handshake has sent bytes of a file: they need
+            // room, which was not asked for.
+            let needs_room = !had_room && client.connection.wants() == Wants::FileBytes;
+            if client.is_dead || client.moving.is_some() || needs_room {
                 break;
             }
             let (router, date) = (&self.router, self.date.1.as_str());
@@ -448,8 +458,9 @@ impl Worker {
         }
         let client = self.clients.at(slot);
         client.input.extend_from_slice(input);
-        client.is_input_blocked =
-            !client.input.is_empty() && client.connection.wants() == Wants::Nothing;
+        let wants = client.connection.wants();
+        let is_blocked = wants == Wants::Nothing || !had_room && wants == Wants::FileBytes;
+        client.is_input_blocked = is_blocked && !client.input.is_empty();
     }
 
     fn on_event_of(&mut self, now: Instant, slot: u32, event: Event<'_>) {
