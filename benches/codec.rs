@@ -16,7 +16,7 @@ use tungstenite::protocol::frame::coding::{Data, OpCode};
 criterion_group!(benches, one_touch, frames, heads);
 criterion_main!(benches);
 
-/// One pass over one piece, from a warm source to staging memory too large for any cache.
+/// One pass over one piece, from a warm source to memory that no core cache holds.
 fn one_touch(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("one_touch");
     for length in [16, 256, 1024, 4096, 16 * KIB, 131_000, MIB, 8 * MIB] {

@@ -126,9 +126,11 @@ unsafe fn unmask_streaming(destination: &mut [u8], source: &[u8], mask: [u8; 4])
 
 const WORD_BYTES: usize = size_of::<u64>();
 
-/// From this length on, non-temporal stores pay.
+/// From this length on, non-temporal stores pay: the fence costs 200 ns at any length. Measured into
+/// cold memory, by words and by streaming: 2 KiB in 260 and 293 ns, 4 KiB in 526 and 440 ns, 16 KiB
+/// in 2.1 and 1.1 us.
 #[cfg(target_arch = "x86_64")]
-const STREAM_BYTES_MIN: usize = 1024;
+const STREAM_BYTES_MIN: usize = 4096;
 
 #[cfg(test)]
 mod tests {
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn every_alignment_of_the_destination() {
         for destination_offset in 0..64 {
-            for length in [0, 1, 63, 64, 1023, 1024, 1025, 1087, 4096, 4099] {
+            for length in [0, 1, 63, 64, 1024, 4095, 4096, 4097, 4159, 8195] {
                 check(length, destination_offset, length % 7, MASK);
             }
         }
@@ -186,7 +188,7 @@ mod tests {
 
     #[test]
     fn every_short_length() {
-        for length in 0..=if cfg!(miri) { 80 } else { 2200 } {
+        for length in 0..=if cfg!(miri) { 80 } else { 4300 } {
             check(length, length % 64, length % 3, MASK);
         }
     }
@@ -200,10 +202,10 @@ mod tests {
 
     #[test]
     fn rotation_continues_where_the_last_piece_ended() {
-        let masked = bytes(5000);
+        let masked = bytes(9000);
         let mut whole = vec![0; masked.len()];
         naive::unmask_into(&mut whole, &masked, MASK);
-        for cut in [0, 1, 2, 3, 4, 5, 1030, 4999] {
+        for cut in [0, 1, 2, 3, 4, 5, 4099, 8999] {
             let mut pieces = vec![0; masked.len()];
             unmask_into(&mut pieces[..cut], &masked[..cut], MASK);
             unmask_into(&mut pieces[cut..], &masked[cut..], rotate(MASK, cut));
@@ -226,7 +228,7 @@ mod tests {
 
         #[test]
         fn equals_the_naive_twin(
-            length in 0usize..9000,
+            length in 0usize..12_000,
             destination_offset in 0usize..64,
             source_offset in 0usize..64,
             mask in any::<[u8; 4]>(),

@@ -7,6 +7,7 @@
 
 // Floor 8: the command.
 pub mod cli;
+pub mod demo;
 
 // Floor 7: settings, threads, and everything that speaks to other servers.
 pub mod config;

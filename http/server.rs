@@ -400,3 +400,6 @@ const TICKETS_PER_CORE_MAX: u32 = 100_000;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;
+
+#[cfg(test)]
+mod tests;

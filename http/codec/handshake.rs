@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn refusals() {
-        let rows: [(&str, Head, HandshakeError); 12] = [
+        let rows: [(&str, Head, HandshakeError); 14] = [
             ("plain GET", request(GET, &["Host: a\r\n"]), NotAnUpgrade),
             ("POST", request("POST / HTTP/1.1", &[UPGRADE, KEY, THIRTEEN]), NotAnUpgrade),
             ("HTTP/1.0", request("GET / HTTP/1.0", &[UPGRADE, KEY, THIRTEEN]), NotAnUpgrade),
@@ -124,6 +124,19 @@ mod tests {
             (
                 "15 bytes",
                 request(GET, &[UPGRADE, THIRTEEN, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j\r\n"]),
+                KeyInvalid,
+            ),
+            (
+                "20 digits",
+                request(GET, &[UPGRADE, THIRTEEN, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j==\r\n"]),
+                KeyInvalid,
+            ),
+            (
+                "24 digits",
+                request(
+                    GET,
+                    &[UPGRADE, THIRTEEN, "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQaa==\r\n"],
+                ),
                 KeyInvalid,
             ),
             (

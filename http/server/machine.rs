@@ -1,7 +1,9 @@
 //! What this process may use of its machine: CPUs, open files, sockets.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -36,7 +38,7 @@ pub(super) fn raise_file_limit() -> u64 {
 pub(super) fn listen(address: SocketAddr, core_count: u16) -> io::Result<Vec<TcpListener>> {
     if address.port() != 0 {
         // Two servers of one user may share a port without noticing. A plain bind notices.
-        bind(address, false)?;
+        bind_when_free(address)?;
     }
     let first = bind(address, true)?;
     let address = first.local_addr()?;
@@ -52,6 +54,20 @@ pub(super) fn listen(address: SocketAddr, core_count: u16) -> io::Result<Vec<Tcp
     Ok(listeners)
 }
 
+/// The kernel ends the requests of a process's ring some time after the process; until then its
+/// listeners live on. So a restart has some patience.
+fn bind_when_free(address: SocketAddr) -> io::Result<TcpListener> {
+    let give_up = Instant::now() + PORT_PATIENCE;
+    loop {
+        match bind(address, false) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < give_up => {
+                thread::sleep(PORT_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
 fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart does not wait for the old connections of the port.
@@ -63,10 +79,12 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
 
 /// Connections that wait to be accepted; the kernel may allow fewer (`net.core.somaxconn`).
 const BACKLOG: i32 = 4096;
+/// Measured: some 10 milliseconds.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
+const PORT_PAUSE: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
-    use std::io::ErrorKind;
     use std::net::TcpStream;
 
     use super::*;

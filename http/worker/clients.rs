@@ -262,11 +262,11 @@ impl Worker {
     }
 
     pub(super) fn on_received(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
+        self.clients.at(slot).is_receiving = false;
         if let Some(upload) = self.upload_of(slot) {
             self.store.on_received(upload);
         }
         let client = self.clients.at(slot);
-        client.is_receiving = false;
         match count {
             _ if client.is_dead => self.close_if_quiet(slot),
             Err(Errno::EAGAIN) => self.pump(now, slot),
@@ -409,11 +409,10 @@ impl Worker {
         let now_bytes = if is_file { kept.len().min(budget as usize) } else { kept.len() };
         let later = kept.split_off(now_bytes);
         self.on_input(now, slot, &kept);
-        if let Some(client) = self.clients.slots[slot as usize].client.as_mut() {
-            if !later.is_empty() {
-                client.input.extend_from_slice(&later);
-                client.is_input_blocked = true;
-            }
+        if !later.is_empty() {
+            let client = self.clients.at(slot);
+            client.input.extend_from_slice(&later);
+            client.is_input_blocked = true;
         }
         self.flush_for_acks(now, slot);
         self.on_store_events(now);
@@ -434,8 +433,7 @@ impl Worker {
         loop {
             let client = self.clients.slots[slot as usize].client.as_mut();
             let client = client.expect("a client that is read stays");
-            // Who did not wait for the end of the handshake has sent bytes of a file: they need
-            // room, which was not asked for.
+            // Bytes of a file may follow the handshake at once; there is no room for them yet.
             let needs_room = !had_room && client.connection.wants() == Wants::FileBytes;
             if client.is_dead || client.moving.is_some() || needs_room {
                 break;
@@ -458,9 +456,9 @@ impl Worker {
         }
         let client = self.clients.at(slot);
         client.input.extend_from_slice(input);
-        let wants = client.connection.wants();
-        let is_blocked = wants == Wants::Nothing || !had_room && wants == Wants::FileBytes;
-        client.is_input_blocked = is_blocked && !client.input.is_empty();
+        // Otherwise it lacks its end, and waits for more.
+        let is_ours_to_act = matches!(client.connection.wants(), Wants::Nothing | Wants::FileBytes);
+        client.is_input_blocked = !client.input.is_empty() && is_ours_to_act;
     }
 
     fn on_event_of(&mut self, now: Instant, slot: u32, event: Event<'_>) {

@@ -28,8 +28,11 @@ export async function free_port() {
 
 /** Starts a program and resolves when `url` answers; its output is shown when it does not. */
 export async function start_program(command, args, url, env = {}) {
+  // INCOMING_* is the server's own configuration, of which nothing may get in from around the tests.
+  const around = Object.entries(process.env).filter(([name]) => !name.startsWith('INCOMING_'));
+  const all_env = { ...Object.fromEntries(around), ...env };
   // A process group of its own, because a script's children have to end with it.
-  const child = spawn(command, args, { cwd: ROOT, env: { ...process.env, ...env }, detached: true });
+  const child = spawn(command, args, { cwd: ROOT, env: all_env, detached: true });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (text) => (output += text));
   let ended = false;
@@ -47,7 +50,7 @@ export async function start_program(command, args, url, env = {}) {
   };
   for (const start_ms = Date.now(); ; ) {
     const answer = await fetch(url).catch(() => null);
-    if (answer && answer.ok) return { stop, output: () => output };
+    if (answer && answer.ok) return { stop, output: () => output, ended: () => ended };
     if (ended || Date.now() - start_ms > START_TIMEOUT_MS) {
       await stop();
       throw new Error(`${command} ${args.join(' ')} did not start:\n${output}`);

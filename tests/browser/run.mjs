@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { finished } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
+import { APP_SCENARIOS } from './app_scenarios.mjs';
 import { check_browsers, launch } from './browsers.mjs';
 import { start_real_server } from './real_server.mjs';
 import { SCENARIOS, SCENARIOS_OF_TODAY } from './scenarios.mjs';
@@ -80,7 +81,7 @@ async function set_stage(dir, server_kind) {
   old_app.serve('/seed1', here('pages/seed1.html'), old_values);
   old_app.serve('/seed2', here('pages/seed2.html'), old_values);
   return {
-    ...{ server, proxy, app, wait_app, old_app },
+    ...{ dir, server, proxy, app, wait_app, old_app },
     first_version: server_kind === 'scripted',
     async close() {
       for (const part of [app, wait_app, old_app, proxy]) part.close();
@@ -127,7 +128,7 @@ async function main() {
   try {
     const files = await make_files(join(dir, 'files'), parse_size(values.size));
     stage = await set_stage(dir, values.server);
-    const all = stage.first_version ? SCENARIOS : [...SCENARIOS, ...SCENARIOS_OF_TODAY];
+    const all = stage.first_version ? SCENARIOS : [...SCENARIOS, ...SCENARIOS_OF_TODAY, ...APP_SCENARIOS];
     const scenarios = all.filter((scenario) => scenario.name.includes(values.only));
     for (const browser_name of names) {
       const browser = await launch(browser_name);
@@ -135,6 +136,7 @@ async function main() {
       try {
         for (const scenario of scenarios) {
           if (!(await run_scenario(scenario, { ...stage, files, browser, browser_name, screenshot }))) failed++;
+          if (stage.server.ended?.()) throw new Error(`the server has ended:\n${stage.server.output()}`);
         }
       } finally {
         await browser.close();

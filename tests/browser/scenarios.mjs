@@ -2,59 +2,7 @@
 // web apps with their server behind a proxy, files with their SHA-256, and a place for screenshots.
 
 import assert from 'node:assert/strict';
-
-const MIB = 1024 * 1024;
-const WAIT_MS = 30_000;
-
-/** Opens a page, with files chosen in its file input, and closes it afterwards. */
-async function with_page(stage, url, input, files, act) {
-  const page = await stage.browser.newPage();
-  const complaints = [];
-  page.on('pageerror', (error) => complaints.push(error.message));
-  page.on('dialog', async (dialog) => {
-    complaints.push(`dialog: ${dialog.message()}`);
-    await dialog.dismiss();
-  });
-  try {
-    await page.goto(url);
-    const choose = async () => {
-      const element = await page.waitForSelector(input);
-      await element.uploadFile(...files.map((file) => file.path));
-      await element.dispose();
-    };
-    await act(page, choose);
-    assert.deepEqual(complaints, []);
-  } finally {
-    await page.close();
-  }
-}
-
-/** A page on which scenarios drive the library themselves, and what they ask it for. */
-async function with_library(stage, files, act) {
-  await with_page(stage, `http://${stage.app.host}/plain`, '#files', files, async (page, choose) => {
-    await choose();
-    await act({
-      page,
-      async begin(index, id) {
-        await page.evaluate((i, ticket) => begin(i, ticket), index, id);
-      },
-      tell: (index, method, argument) =>
-        page.evaluate((i, name, value) => void uploads[i][name](value), index, method, argument),
-      look: (index) => page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index),
-      /** Waits until `condition`, an expression about `up`, is true, and looks. */
-      async until(index, condition) {
-        const body = `const up = uploads[${index}]; return ${condition};`;
-        try {
-          await page.waitForFunction(new Function(body), { polling: 20, timeout: WAIT_MS });
-        } catch (error) {
-          const seen = await page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
-          throw new Error(`${condition} did not come: ${JSON.stringify(seen)}`, { cause: error });
-        }
-        return page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
-      },
-    });
-  });
-}
+import { await_text, slowed, with_library, with_page, WAIT_MS } from './page_tools.mjs';
 
 /** The web app has this file, as it was. */
 async function assert_arrived(app, id, file) {
@@ -70,16 +18,6 @@ function assert_finished(up, file) {
   assert.equal(up.bytes_acked, file.length);
   assert.equal(up.error_code, null);
   assert.equal(up.calls.filter((call) => call === 'onfinished').length, 1);
-}
-
-/** Slow enough that there is a middle. */
-async function slowed(stage, mib_per_second, act) {
-  stage.proxy.bytes_per_second = mib_per_second * MIB;
-  try {
-    await act();
-  } finally {
-    stage.proxy.bytes_per_second = Infinity;
-  }
 }
 
 async function upload(stage) {
@@ -198,7 +136,7 @@ async function cut_and_resume(stage) {
       await begin(0, id);
       for (const bytes of [2e6, 8e6]) {
         await until(0, `up.state === 'transferring' && up.bytes_acked > ${bytes}`);
-        assert.equal(proxy.cut(), 1);
+        assert.ok(proxy.cut() >= 1);
         const lost = await until(0, "up.state === 'offline'");
         assert.equal(lost.connected, false);
         assert.equal(lost.error_code, null);
@@ -250,30 +188,19 @@ async function taken_over(stage) {
 async function as_a_module(stage) {
   const { app, files } = stage;
   const url = `http://${app.host}/module`;
-  await with_page(stage, url, '#file', [files.other], async (page, choose) => {
+  await with_page(stage, url, '#file', async (page, choose) => {
     await page.waitForFunction(() => window.same === true, { timeout: WAIT_MS });
-    await choose();
+    await choose(files.other);
     await page.waitForFunction(() => window.uploader?.finished, { polling: 20, timeout: WAIT_MS });
     await assert_arrived(app, app.last_ticket(), files.other);
   });
 }
 
-/** The text of an element, when it is what it should be. */
-async function await_text(page, selector, pattern) {
-  const matches = (css, source) => new RegExp(source).test(document.querySelector(css)?.textContent || '');
-  try {
-    await page.waitForFunction(matches, { polling: 20, timeout: WAIT_MS }, selector, pattern.source);
-  } catch (error) {
-    const text = await page.evaluate((css) => document.querySelector(css)?.textContent, selector);
-    throw new Error(`${selector} is '${text}', not ${pattern}`, { cause: error });
-  }
-}
-
 async function first_page_simple(stage) {
   const { old_app, files } = stage;
   const url = `http://${old_app.host}/seed1`;
-  await with_page(stage, url, '#input_file', [files.middle], async (page, choose) => {
-    await choose();
+  await with_page(stage, url, '#input_file', async (page, choose) => {
+    await choose(files.middle);
     await await_text(page, '#output_finished', /Upload is finished/);
     await await_text(page, '#stats_state_msg', /^all done$/);
     assert.equal(await page.$eval('#stats_progress_bar', (bar) => bar.value), 1);
@@ -286,10 +213,10 @@ async function first_page_simple(stage) {
 async function first_page_dynamic(stage) {
   const { old_app, files } = stage;
   const url = `http://${old_app.host}/seed2`;
-  await with_page(stage, url, '#input_file_select', [files.middle], async (page, choose) => {
+  await with_page(stage, url, '#input_file_select', async (page, choose) => {
     const disabled = (css) => page.$eval(css, (element) => element.disabled);
     await slowed(stage, 20, async () => {
-      await choose();
+      await choose(files.middle);
       await await_text(page, '#output_state_msg', /^transfer file chunks/);
       await await_text(page, '#output_chunks_acked', /^[1-9]/);
       assert.equal(await page.$eval('#output_error_msg', (node) => node.textContent), '');
@@ -307,8 +234,8 @@ async function first_page_dynamic(stage) {
     // Another one on the same page, which is cancelled.
     assert.equal(await disabled('#input_file_select'), false);
     await slowed(stage, 20, async () => {
-      await choose();
-      await await_text(page, '#output_chunks_acked', /^[1-9]/);
+      await choose(files.large);
+      await await_text(page, '#output_state_msg', /^transfer file chunks/);
       await page.click('#input_btn_cancel');
       await await_text(page, '#output_cancelled', /^true$/);
     });

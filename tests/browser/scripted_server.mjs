@@ -23,7 +23,13 @@ class Ticket {
     this.received_bytes = 0;
     this.bound = false;
     this.over = false;
-    this.finish = null; // resolves when the web app that answered `wait` has the file
+    this.handover = null; // resolves when the web app has the file
+    this.finish = null; // ends the wait for a web app that answered `wait`
+  }
+
+  async hand_over() {
+    if ((await this.call(null)) === 'wait') await new Promise((resolve) => (this.finish = resolve));
+    this.over = true;
   }
 
   /** Tells the web app, and resolves to its answer. */
@@ -67,9 +73,9 @@ function converse(ticket_of, socket) {
 
   async function hand_over() {
     phase = 'handover';
-    if ((await ticket.call(null)) === 'wait') await new Promise((resolve) => (ticket.finish = resolve));
-    ticket.over = true;
-    end('MsgAllDone', { Success: true });
+    ticket.handover ||= ticket.hand_over();
+    await ticket.handover;
+    if (phase !== 'over') end('MsgAllDone', { Success: true });
   }
 
   function chunk(bytes) {

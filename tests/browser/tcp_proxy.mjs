@@ -26,7 +26,10 @@ export async function start_proxy(target) {
     client.on('data', (bytes) => {
       const delay_ms = (bytes.length / proxy.bytes_per_second) * 1000;
       client.pause();
-      upstream.write(bytes, () => setTimeout(() => client.resume(), delay_ms));
+      upstream.write(bytes, () => {
+        if (delay_ms > 0) setTimeout(() => client.resume(), delay_ms);
+        else client.resume();
+      });
     });
     client.on('end', () => upstream.end());
   });

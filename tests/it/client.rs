@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use socket2::SockRef;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
-use tungstenite::protocol::frame::{CloseFrame, Frame};
+use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::{Error, Message, WebSocket};
 
 use crate::content::Content;
@@ -271,10 +271,9 @@ impl Client {
 
 /// A masked frame as bytes.
 pub fn frame(opcode: OpCode, is_final: bool, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Frame::message(payload.to_vec(), opcode, is_final);
-    frame.header_mut().mask = Some(MASK);
+    let header = FrameHeader { is_final, opcode, mask: Some(MASK), ..FrameHeader::default() };
     let mut out = Vec::new();
-    frame.format(&mut out).expect("format");
+    Frame::from_payload(header, payload.to_vec().into()).format(&mut out).expect("format");
     out
 }
 

@@ -14,8 +14,10 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::client::Client;
+
 /// No step of any test takes so long on any machine: whoever waits longer waits for nothing.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How the kernel is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +42,7 @@ pub enum Place {
 pub struct Setup {
     pub driver: Driver,
     pub place: Place,
+    pub listen: String,
     pub cores: u32,
     pub memory_mib: u32,
     pub environment: Vec<(&'static str, String)>,
@@ -47,7 +50,14 @@ pub struct Setup {
 
 impl Setup {
     pub fn new(driver: Driver, place: Place) -> Self {
-        Self { driver, place, cores: 2, memory_mib: 16, environment: Vec::new() }
+        Self {
+            driver,
+            place,
+            listen: "127.0.0.1:0".to_owned(),
+            cores: 2,
+            memory_mib: 16,
+            environment: Vec::new(),
+        }
     }
 
     pub fn with_environment(mut self, name: &'static str, value: &str) -> Self {
@@ -75,7 +85,7 @@ impl Setup {
             Driver::Monoio | Driver::MonoioRefused => "monoio",
             Driver::TokioUring | Driver::TokioUringRefused => "tokio-uring",
         };
-        command.args(["serve", "--listen", "127.0.0.1:0", "--runtime", runtime]);
+        command.args(["serve", "--listen", &self.listen, "--runtime", runtime]);
         command.arg("--storage-dir").arg(storage_dir);
         command.args(["--cores", &self.cores.to_string()]);
         command.args(["--memory", &format!("{}MiB", self.memory_mib)]);
@@ -164,6 +174,21 @@ impl Server {
         wait_until("no upload has a file", || self.upload_files().is_empty());
     }
 
+    /// Waits until the web app has been told and the ticket is forgotten.
+    pub fn wait_until_forgotten(&self, id: &str) {
+        wait_until("the ticket is forgotten", || {
+            let response = self.post("/incoming/0.1/backend/cancel_upload", &[("id", id)]);
+            match response.status {
+                400 => assert_eq!(response.text(), "id unknown"),
+                status => assert_eq!((status, response.text()), (412, "too late to cancel")),
+            }
+            response.status == 400
+        });
+        let mut client = Client::connect(self);
+        client.request(id, 1_000_000, "x");
+        client.finish_with_error(300, "Unknown upload id - maybe upload timed out?");
+    }
+
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
@@ -197,7 +222,7 @@ impl Drop for Server {
             let skip = (skip..log.len()).find(|it| log.is_char_boundary(*it)).unwrap_or(0);
             eprintln!("--- log of the server ---\n{}--- end of the log ---", &log[skip..]);
         } else {
-            assert!(!log.contains("panicked at"), "the server panicked:\n{log}");
+            assert!(!log.contains("panicked"), "the server panicked:\n{log}");
         }
     }
 }
@@ -227,7 +252,7 @@ pub fn start_refused(mut command: Command) -> (ExitStatus, String) {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).expect("stderr");
     child.stdout.take().unwrap().read_to_string(&mut said).expect("stdout");
-    assert!(!said.contains("panicked at"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
     (status, said)
 }
 

@@ -172,8 +172,9 @@ fn an_empty_file_is_handed_over() {
     // An empty chunk of an empty file is acknowledged like any other, or comes too late.
     let id = backend.ticket(&server);
     let mut client = Client::open(&server, &id, 0);
-    client.raw(&binary_frame(&[]));
-    client.finish();
+    client.chunk(Vec::new());
+    client.message_after_acks("MsgAllDone");
+    client.assert_closed(1000);
 }
 
 #[test]

@@ -81,6 +81,10 @@ impl Link {
         self.stage == Stage::Gone
     }
 
+    pub(crate) fn wakes_at(&self) -> Instant {
+        self.silent_until
+    }
+
     pub(crate) fn step(
         &mut self,
         rng: &mut Rng,

@@ -138,6 +138,14 @@ impl World {
 
     fn core_step(&mut self) {
         let index = self.rng.below(self.cores.len());
+        let sent = self.cores[index].step(self.now, &mut self.pipes, &mut self.rng);
+        self.deliver(index, sent);
+    }
+
+    fn link_step(&mut self) {
+        if self.links.is_empty() {
+            return;
+        }
         let index = self.rng.below(self.links.len());
         let link = &mut self.links[index];
         let (pipe, upload) = (&mut self.pipes[link.pipe], &mut self.uploads[link.upload]);

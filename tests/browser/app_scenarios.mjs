@@ -1,0 +1,169 @@
+// The web apps that come with the server, used as people use them. Each is started with a server of
+// its own, at the real binary.
+
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdirSync, mkdtempSync } from 'node:fs';
+import { join } from 'node:path';
+import { await_text, slowed, with_page, WAIT_MS } from './page_tools.mjs';
+import { binary_path, free_port, start_program } from './real_server.mjs';
+import { start_proxy } from './tcp_proxy.mjs';
+
+/** Starts an app, with a proxy between browser and server, and stops all when `act` is done. */
+async function with_app(stage, name, start, act) {
+  const dir = mkdtempSync(join(stage.dir, `${name}-`));
+  const server_host = `127.0.0.1:${await free_port()}`;
+  const page_host = `127.0.0.1:${await free_port()}`;
+  const proxy = await start_proxy(server_host);
+  const program = await start({ dir, server_host, page_host, proxy_host: proxy.host });
+  try {
+    await act({ ...stage, proxy, url: `http://${page_host}/` });
+  } catch (error) {
+    console.log(program.output().replace(/^/gm, '        | '));
+    throw error;
+  } finally {
+    proxy.close();
+    await program.stop();
+  }
+}
+
+function with_example(stage, name, backend_options, act) {
+  const start = ({ dir, server_host, page_host, proxy_host }) => {
+    const options = ['--listen', page_host, '--incoming', server_host, '--dir', dir];
+    const backend = ['--', '--public-incoming-host', proxy_host, ...backend_options];
+    const env = { INCOMING_BIN: binary_path() };
+    return start_program('examples/run', [name, ...options, ...backend], `http://${page_host}/`, env);
+  };
+  return with_app(stage, name, start, act);
+}
+
+function with_demo(stage, act) {
+  const start = ({ dir, server_host, page_host }) => {
+    mkdirSync(join(dir, 'storage'));
+    const options = ['--listen', server_host, '--page', page_host, '--storage-dir', join(dir, 'storage')];
+    return start_program(binary_path(), ['demo', ...options], `http://${page_host}/`);
+  };
+  return with_app(stage, 'demo', start, act);
+}
+
+/** What the app offers for download under this path is the file. */
+async function assert_downloads(url, path, file) {
+  const response = await fetch(new URL(path, url));
+  assert.equal(response.status, 200);
+  const hash = createHash('sha256');
+  for await (const bytes of response.body) hash.update(bytes);
+  assert.equal(hash.digest('hex'), file.sha256);
+}
+
+const links = (page, css) =>
+  page.$$eval(css, (nodes) => nodes.map((node) => [node.textContent, node.getAttribute('href')]));
+
+async function example_1(stage) {
+  await with_example(stage, '1-simple', [], async ({ url, proxy, files }) => {
+    for (const file of [files.unicode, files.large, files.empty]) {
+      await with_page(stage, url, '#input_file', async (page, choose) => {
+        if (file === files.large) await stage.screenshot(page, 'example-1');
+        await choose(file);
+        await page.waitForSelector('#output_finished:not([hidden])', { timeout: WAIT_MS });
+        await await_text(page, '#stats_state_msg', /^all done$/);
+        assert.equal(await page.$eval('#stats_progress_bar', (bar) => bar.value), 1);
+        if (file === files.large) await stage.screenshot(page, 'example-1-finished');
+        await page.reload();
+        const found = (await links(page, '#uploads a')).find(([text]) => text === file.name);
+        assert.ok(found, `${file.name} is not in the list`);
+        await assert_downloads(url, found[1], file);
+      });
+    }
+    // Cut in the middle: it goes on by itself.
+    await slowed({ proxy }, 20, () =>
+      with_page(stage, url, '#input_file', async (page, choose) => {
+        await choose(files.middle);
+        await page.waitForFunction(() => document.querySelector('progress').value > 0.2, { timeout: WAIT_MS });
+        assert.ok(proxy.cut() >= 1);
+        await await_text(page, '#stats_state_msg', /^lost connection, trying again in 1 s$/);
+        await page.waitForSelector('#output_finished:not([hidden])', { timeout: WAIT_MS });
+      }),
+    );
+    await assert_downloads(url, '/downloads/middle.bin', files.middle);
+  });
+}
+
+async function example_2(stage) {
+  await with_example(stage, '2-dynamic', ['--processing-s', '1'], async ({ url, proxy, files }) => {
+    await with_page(stage, url, '#input_file_select', async (page, choose) => {
+      const disabled = (css) => page.$eval(css, (element) => element.disabled);
+      await slowed({ proxy }, 20, async () => {
+        await choose(files.middle);
+        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        await await_text(page, '#output_rate', /^[1-9]/);
+        await stage.screenshot(page, 'example-2');
+        await page.click('#input_pause');
+        await await_text(page, '#output_state_msg', /^paused$/);
+        assert.deepEqual([await disabled('#input_pause'), await disabled('#input_btn_cancel')], [false, true]);
+        await page.click('#input_pause');
+        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        assert.ok(proxy.cut() >= 1);
+        await await_text(page, '#output_state_msg', /^lost connection/);
+      });
+      await await_text(page, '#output_finished', /^true$/);
+      await await_text(page, '#uploads', /middle\.bin/);
+      assert.equal(await page.$eval('#output_error_msg', (node) => node.textContent), '');
+      // Others on the same page: one that is cancelled, and one with a name of all sorts.
+      await slowed({ proxy }, 20, async () => {
+        await choose(files.large);
+        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        await page.click('#input_btn_cancel');
+        await await_text(page, '#output_cancelled', /^true$/);
+      });
+      await await_text(page, '#output_state_msg', /^cancelled: user cancelled manually$/);
+      await choose(files.unicode);
+      await await_text(page, '#uploads', /Übergrößenträger/);
+      await stage.screenshot(page, 'example-2-finished');
+      const found = await links(page, '#uploads a');
+      assert.deepEqual(found.map(([text]) => text).sort(), [files.middle.name, files.unicode.name].sort());
+      for (const [text, path] of found) {
+        await assert_downloads(url, path, text === files.middle.name ? files.middle : files.unicode);
+      }
+    });
+  });
+}
+
+async function demo(stage) {
+  await with_demo(stage, async ({ url, proxy, files }) => {
+    await with_page(stage, url, '#picker', async (page, choose) => {
+      await stage.screenshot(page, 'demo-empty');
+      await page.evaluate((host) => incoming.set_server_hostname(host), proxy.host);
+      const row = (file) => `.upload[data-name=${JSON.stringify(file.name)}]`;
+      const await_state = (file, state) =>
+        page.waitForSelector(`${row(file)}[data-state="${state}"]`, { timeout: WAIT_MS });
+      await slowed({ proxy }, 20, async () => {
+        await choose(files.middle, files.large, files.other, files.empty, files.unicode);
+        for (const file of [files.other, files.empty, files.unicode]) await await_state(file, 'finished');
+        await await_state(files.middle, 'transferring');
+        await page.click(`${row(files.middle)} .pause`);
+        await await_state(files.middle, 'paused');
+        await stage.screenshot(page, 'demo');
+        await page.click(`${row(files.middle)} .pause`);
+        await await_state(files.middle, 'transferring');
+        assert.ok(proxy.cut() >= 2);
+        await await_state(files.middle, 'offline');
+        await await_state(files.large, 'transferring');
+        await page.click(`${row(files.large)} .cancel`);
+        await await_state(files.large, 'cancelled');
+      });
+      await await_state(files.middle, 'finished');
+      await page.waitForSelector('#files[data-count="4"]', { timeout: WAIT_MS });
+      await stage.screenshot(page, 'demo-finished');
+      for (const file of [files.middle, files.other, files.empty, files.unicode]) {
+        const css = `.file[data-name=${JSON.stringify(file.name)}]`;
+        assert.equal(await page.$eval(css, (node) => node.dataset.bytes), String(file.length));
+        await assert_downloads(url, await page.$eval(`${css} a`, (node) => node.getAttribute('href')), file);
+      }
+      await choose(files.large);
+      await page.waitForSelector('#files[data-count="5"]', { timeout: WAIT_MS });
+      await assert_downloads(url, 'files/large.bin', files.large);
+    });
+  });
+}
+
+export const APP_SCENARIOS = [example_1, example_2, demo];
