@@ -221,7 +221,7 @@ impl World {
             _ => false,
         };
         if upload.end.is_none() && is_wanted {
-            let pipe = self.connect();
+            let pipe = self.connect(upload.bytes.len());
             let upload = &mut self.uploads[index];
             let link = Link::new(&mut self.rng, self.now, index, upload, pipe);
             upload.may_pipeline = false;
@@ -241,12 +241,12 @@ impl World {
 
     fn call(&mut self, kind: CallKind, upload: usize) {
         self.uploads[upload].was_cancel_asked |= kind == CallKind::Cancel;
-        let pipe = self.connect();
+        let pipe = self.connect(0);
         self.calls.push(Call::new(kind, upload, &self.uploads[upload], pipe));
     }
 
-    fn connect(&mut self) -> PipeId {
-        let bytes_max = self.rng.pick(&[50, 1_000, 65_536, 1 << 20]);
+    fn connect(&mut self, length: usize) -> PipeId {
+        let bytes_max = self.rng.pick(&[50, 1_000, 65_536, 1 << 20]).max(length / 500);
         self.pipes.push(Pipe::new(bytes_max));
         let core = self.rng.below(self.cores.len());
         self.cores[core].backlog.push_back(self.pipes.len() - 1);
