@@ -80,7 +80,7 @@ fn upload(server: SocketAddr, backend: SocketAddr, length: usize, frame: &[u8]) 
         socket.write_all(frame).unwrap();
         unacked += 1;
     }
-    if length % CHUNK_BYTES > 0 {
+    if !length.is_multiple_of(CHUNK_BYTES) {
         socket.write_all(&masked_frame(length % CHUNK_BYTES)).unwrap();
         unacked += 1;
     }

@@ -9,11 +9,10 @@ use crate::ticket::TicketId;
 use crate::timer::Timers;
 
 /// The tickets of one core, by id.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tickets {
     map: HashMap<TicketId, Ticket>,
     timers: Timers<TicketId>,
-    count_max: usize,
 }
 
 /// What a web app asked for.
@@ -103,14 +102,6 @@ pub enum AfterFailure {
 }
 
 impl Tickets {
-    pub fn new(count_max: usize) -> Self {
-        Self { map: HashMap::new(), timers: Timers::new(), count_max }
-    }
-
-    pub fn is_full(&self) -> bool {
-        self.map.len() >= self.count_max
-    }
-
     pub fn len(&self) -> usize {
         self.map.len()
     }
@@ -282,7 +273,7 @@ mod tests {
             (State::Finished, Err(TooLateToCancel), Err(NotHandingOver)),
         ];
         for (state, cancel, finish) in table {
-            let mut tickets = Tickets::new(10);
+            let mut tickets = Tickets::default();
             tickets.insert(Instant::now(), new(1, "s"), IDLE);
             tickets.get_mut(id(1)).unwrap().state = state.clone();
             assert_eq!(tickets.check_cancel(id(1), "s"), cancel, "{state:?}");
@@ -297,7 +288,7 @@ mod tests {
 
     #[test]
     fn the_oldest_apps_finish_without_secret() {
-        let mut tickets = Tickets::new(10);
+        let mut tickets = Tickets::default();
         let ticket = NewTicket { finish_without_secret: true, ..new(1, "s") };
         tickets.insert(Instant::now(), ticket, IDLE);
         tickets.get_mut(id(1)).unwrap().state = arrived(Telling::Waiting);
@@ -309,7 +300,7 @@ mod tests {
     fn deadlines_move_both_ways() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
-        let mut tickets = Tickets::new(10);
+        let mut tickets = Tickets::default();
         tickets.insert(now, new(1, ""), IDLE);
         tickets.insert(now, new(2, ""), IDLE);
         tickets.set_deadline(id(1), Some(at(100)));
@@ -326,7 +317,7 @@ mod tests {
     fn the_third_failure_within_ten_minutes_is_the_last() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
-        let mut tickets = Tickets::new(10);
+        let mut tickets = Tickets::default();
         tickets.insert(now, new(1, ""), IDLE);
         let ticket = tickets.get_mut(id(1)).unwrap();
         assert_eq!(ticket.on_failure(at(0)), AfterFailure::TryAgain);

@@ -53,10 +53,10 @@ impl Router {
             let response = Response::text(404, "404 page not found\n");
             return Route::Answer(response.with_header("X-Content-Type-Options", "nosniff"));
         };
-        if target.is_backend() && !self.backend_behind_proxy {
-            if let Some(field) = FOREIGN_FIELDS.iter().find(|it| head.header(it).is_some()) {
-                return Route::Answer(Response::text(403, refusal(field)));
-            }
+        let foreign = FOREIGN_FIELDS.iter().find(|it| head.header(it).is_some());
+        let is_guarded = target.is_backend() && !self.backend_behind_proxy;
+        if let Some(field) = foreign.filter(|_| is_guarded) {
+            return Route::Answer(Response::text(403, refusal(field)));
         }
         let is_allowed = match head.method {
             Method::Post => target.is_backend(),

@@ -62,8 +62,7 @@ pub struct WorkerConfig {
     pub staging_bytes: u32,
     /// Connections that this core holds at a time; further ones wait in the listener's queue.
     pub connections_max: u32,
-    /// Tickets that this core holds at a time, finished ones included; `new_upload` answers 503
-    /// beyond.
+    /// Tickets of this core that are not finished; `new_upload` answers 503 beyond.
     pub tickets_max: u32,
     /// A ticket that nothing happens to for so long is cancelled ("upload timed out").
     pub idle_timeout: Duration,
@@ -97,7 +96,7 @@ impl Worker {
         let mut worker = Self {
             router,
             store,
-            tickets: Tickets::new(config.tickets_max as usize),
+            tickets: Tickets::default(),
             finished: VecDeque::new(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
@@ -114,6 +113,11 @@ impl Worker {
     /// Staging memory in use, in bytes.
     pub fn leased_bytes(&self) -> u32 {
         self.store.leased_bytes()
+    }
+
+    /// For a kernel that is simulated: it reads into the slices it was lent.
+    pub fn memory_mut(&mut self) -> &mut Memory {
+        self.store.memory_mut()
     }
 
     /// Connections that are open or being closed.

@@ -133,7 +133,13 @@ impl Worker {
                 }
                 State::Telling { phase: Telling::Calling, .. } | State::Storing => {}
                 State::Telling { .. } => self.call(id),
-                State::Finished => drop(self.remove_ticket(id)),
+                State::Finished => {
+                    // Nearly always the oldest.
+                    if let Some(index) = self.finished.iter().position(|it| *it == id) {
+                        self.finished.remove(index);
+                    }
+                    self.remove_ticket(id);
+                }
             }
         }
     }
@@ -150,8 +156,8 @@ impl Worker {
         if self.is_stopping {
             return Response::text(503, "the server is stopping");
         }
-        if self.tickets.is_full() {
-            let message = "too many tickets are open; finish or cancel some, or raise tickets_max";
+        if self.tickets.len() - self.finished.len() >= self.config.tickets_max as usize {
+            let message = "too many tickets are open; finish or cancel some";
             return Response::text(503, message).with_header("Retry-After", "60");
         }
         let NewUpload { url, secret, finish_without_secret, remove_when_finished, owner_uid } = new;
@@ -199,20 +205,17 @@ impl Worker {
         self.tickets.set_deadline(id, Some(now + self.config.idle_timeout));
         if let Some(key) = client {
             // One in the middle of the handshake hears it at the end of it.
-            if let Some(client) = self.clients.get_mut(key) {
-                if client.connection.is_waiting() {
-                    client.connection.on_finished();
-                    self.unbind(key);
-                    self.pump_later(key);
-                }
+            let waiting = self.clients.get_mut(key).filter(|it| it.connection.is_waiting());
+            if let Some(client) = waiting {
+                client.connection.on_finished();
+                self.unbind(key);
+                self.pump_later(key);
             }
         }
         self.finished.push_back(id);
         if self.finished.len() > FINISHED_COUNT_MAX {
             let oldest = self.finished.pop_front().expect("not empty");
-            if self.tickets.get(oldest).is_some_and(|it| it.state == State::Finished) {
-                self.remove_ticket(oldest);
-            }
+            self.remove_ticket(oldest);
         }
     }
 
@@ -224,11 +227,10 @@ impl Worker {
 
     fn end_cancelled_client(&mut self, id: TicketId) {
         let Some(key) = self.tickets.get_mut(id).and_then(|it| it.client.take()) else { return };
-        if self.unbind(key).is_some() {
-            if let Some(client) = self.clients.get_mut(key) {
-                client.connection.on_cancelled();
-                self.pump_later(key);
-            }
+        let was_bound = self.unbind(key).is_some();
+        if let Some(client) = self.clients.get_mut(key).filter(|_| was_bound) {
+            client.connection.on_cancelled();
+            self.pump_later(key);
         }
     }
 

@@ -53,8 +53,10 @@ pub(super) struct Client {
     input: Vec<u8>,
     /// `input` waits for us, not for more of it.
     is_input_blocked: bool,
-    /// A `Readable` or a `Recv` is in flight.
+    /// A `Readable` is in flight.
     is_polling: bool,
+    /// A `Recv` was emitted. It completes on the spot, but other events of the turn come first.
+    is_receiving: bool,
     /// There is something to receive, and no room for it yet.
     is_ready: bool,
     /// What is being sent.
@@ -144,6 +146,7 @@ impl Clients {
             input: Vec::new(),
             is_input_blocked: false,
             is_polling: false,
+            is_receiving: false,
             is_ready: false,
             sending: None,
             is_unsent_noted: false,
@@ -194,7 +197,7 @@ impl Client {
     }
 
     fn has_op_in_flight(&self) -> bool {
-        self.is_polling || self.sending.is_some()
+        self.is_polling || self.is_receiving || self.sending.is_some()
     }
 }
 
@@ -259,11 +262,13 @@ impl Worker {
     }
 
     pub(super) fn on_received(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
-        self.clients.at(slot).is_polling = false;
+        self.clients.at(slot).is_receiving = false;
         if let Some(upload) = self.upload_of(slot) {
             self.store.on_received(upload);
         }
+        let client = self.clients.at(slot);
         match count {
+            _ if client.is_dead => self.close_if_quiet(slot),
             Err(Errno::EAGAIN) => self.pump(now, slot),
             Err(_) => self.bury(now, slot),
             Ok(0) => self.on_end_of_stream(now, slot),
@@ -348,7 +353,7 @@ impl Worker {
                 }
                 continue;
             }
-            if wants == Wants::Nothing || client.is_polling {
+            if wants == Wants::Nothing || client.is_polling || client.is_receiving {
                 return;
             }
             let socket = client.socket;
@@ -361,7 +366,7 @@ impl Worker {
             let Some(length_bytes) = self.receive_budget(now, slot) else { return };
             let client = self.clients.at(slot);
             client.is_ready = false;
-            client.is_polling = true;
+            client.is_receiving = true;
             let token = self.token(slot, SocketOp::Recv);
             self.ops.push_back((token, Op::Recv { socket, length_bytes }));
             return;
@@ -404,11 +409,10 @@ impl Worker {
         let now_bytes = if is_file { kept.len().min(budget as usize) } else { kept.len() };
         let later = kept.split_off(now_bytes);
         self.on_input(now, slot, &kept);
-        if let Some(client) = self.clients.slots[slot as usize].client.as_mut() {
-            if !later.is_empty() {
-                client.input.extend_from_slice(&later);
-                client.is_input_blocked = true;
-            }
+        if !later.is_empty() {
+            let client = self.clients.at(slot);
+            client.input.extend_from_slice(&later);
+            client.is_input_blocked = true;
         }
         self.flush_for_acks(now, slot);
         self.on_store_events(now);

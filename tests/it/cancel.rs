@@ -22,9 +22,7 @@ on_every_driver! {
 /// Nobody knows the ticket any more, and nothing of it is left on the disk.
 fn assert_gone(server: &Server, id: &str) {
     server.post(CANCEL, &[("id", id)]).assert(400, "id unknown");
-    let mut client = Client::connect(server);
-    client.request(id, 1_000_000, "x");
-    client.finish_with_error(300, "Unknown upload id - maybe upload timed out?");
+    server.wait_until_forgotten(id);
     server.wait_without_files();
 }
 
@@ -151,17 +149,36 @@ fn the_app_is_told_before_the_browser() {
 }
 
 #[test]
-fn a_failing_app_does_not_keep_the_browser() {
+fn a_failing_app_does_not_keep_the_browser_and_is_told_again() {
     let server = Setup::default().start();
-    for answer in [Answer::Status(500, "boom"), Answer::Status(200, "what?"), Answer::Raw("")] {
-        let backend = Backend::scripted(move |_| answer.clone());
+    for answer in [Answer::Status(500, "boom"), Answer::Raw("")] {
+        let backend =
+            Backend::scripted(
+                move |call| {
+                    if call.attempt == 1 { answer.clone() } else { Answer::Done }
+                },
+            );
         let id = backend.ticket(&server);
         let mut client = Client::open(&server, &id, 1000);
         client.chunk(vec![1; 999]);
         client.cancel("x");
         client.finish_cancelled();
-        assert_gone(&server, &id);
+        assert_eq!(backend.call(&id, 1).form, backend.call(&id, 2).form);
+        server.wait_until_forgotten(&id);
+        server.wait_without_files();
     }
+}
+
+#[test]
+fn what_the_app_says_to_a_cancellation_does_not_matter() {
+    let server = Setup::default().start();
+    let backend = Backend::scripted(|_| Answer::Status(200, "what?"));
+    let id = backend.ticket(&server);
+    let mut client = Client::open(&server, &id, 1000);
+    client.cancel("x");
+    client.finish_cancelled();
+    assert_gone(&server, &id);
+    assert_eq!(backend.call_count(&id), 1);
 }
 
 #[test]

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use crate::client::Client;
+
 /// No step of any test takes so long on any machine: whoever waits longer waits for nothing.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -170,6 +172,21 @@ impl Server {
     /// Waits until no upload has a file any more.
     pub fn wait_without_files(&self) {
         wait_until("no upload has a file", || self.upload_files().is_empty());
+    }
+
+    /// Waits until the web app has been told and the ticket is forgotten.
+    pub fn wait_until_forgotten(&self, id: &str) {
+        wait_until("the ticket is forgotten", || {
+            let response = self.post("/incoming/0.1/backend/cancel_upload", &[("id", id)]);
+            match response.status {
+                400 => assert_eq!(response.text(), "id unknown"),
+                status => assert_eq!((status, response.text()), (412, "too late to cancel")),
+            }
+            response.status == 400
+        });
+        let mut client = Client::connect(self);
+        client.request(id, 1_000_000, "x");
+        client.finish_with_error(300, "Unknown upload id - maybe upload timed out?");
     }
 
     pub fn log(&self) -> String {

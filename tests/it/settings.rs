@@ -6,7 +6,6 @@ use crate::content::Content;
 use crate::http::Connection;
 use crate::server::{Setup, wait_until};
 
-const UNKNOWN: &str = "Unknown upload id - maybe upload timed out?";
 const HEALTH: &str = "GET /incoming/0.1/health HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
@@ -34,9 +33,7 @@ fn an_idle_ticket_times_out() {
     let event = client.receive();
     assert!(matches!(event, Event::Close(..) | Event::Lost), "{event:?}: never MsgError");
     for id in [&unused, &left, &silent] {
-        let mut client = Client::connect(&server);
-        client.request(id, content.length_bytes, "x");
-        client.finish_with_error(300, UNKNOWN);
+        server.wait_until_forgotten(id);
     }
     server.wait_without_files();
 }

@@ -23,6 +23,8 @@ pub(crate) struct Disk {
     expected: HashMap<String, &'static [u8]>,
     /// When the last sync of a directory was begun that has succeeded.
     directories: HashMap<PathBuf, u64>,
+    /// Files that a failed sync has taken bytes from: nothing is promised any more.
+    lost: BTreeSet<String>,
     /// Counts what happens.
     clock: u64,
     failed_count: u32,
@@ -48,8 +50,6 @@ struct Inode {
     dirty: BTreeSet<u64>,
     length_synced: Option<u64>,
     renamed_at: u64,
-    /// A failed sync has lost bytes: nothing is promised any more.
-    is_damaged: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +90,7 @@ impl Disk {
             pending: Vec::new(),
             expected: HashMap::new(),
             directories: HashMap::new(),
+            lost: BTreeSet::new(),
             clock: 0,
             failed_count: 0,
             failed_removal_count: 0,
@@ -125,9 +126,9 @@ impl Disk {
         self.names.get(path).map(|it| self.inodes[*it].data.as_slice())
     }
 
-    /// A failed sync has lost bytes that were promised. True once.
-    pub(crate) fn take_damage(&mut self, path: &Path) -> bool {
-        self.names.get(path).is_some_and(|it| std::mem::take(&mut self.inodes[*it].is_damaged))
+    /// A sync of the file of this name has failed at some time.
+    pub(crate) fn has_lost(&self, name: &str) -> bool {
+        self.lost.contains(name)
     }
 
     /// The file's bytes, its length and both of its names are as safe as the disk.
@@ -229,16 +230,18 @@ impl Disk {
                 return Ok(Output::Bytes(count as u32));
             }
             Request::Sync { file } => {
-                let inode = &mut self.inodes[self.open[&file].inode];
+                let number = self.open[&file].inode;
+                let inode = &mut self.inodes[number];
                 let dirty = std::mem::take(&mut inode.dirty);
                 if let Some(errno) = fault {
                     // The kernel has dropped what it could not write.
-                    inode.is_damaged = true;
                     for block in dirty {
                         if self.rng.chance(50) {
                             inode.lose(block);
                         }
                     }
+                    let name = self.name_of(number).to_owned();
+                    self.lost.insert(name);
                     return Err(errno);
                 }
                 inode.length_synced = Some(inode.data.len() as u64);
@@ -366,8 +369,7 @@ impl Disk {
         if handle.direct && self.weather.can_allocate {
             assert!(end <= inode.allocated, "a direct write beyond what is allocated");
         }
-        let path = self.names.iter().find(|it| *it.1 == handle.inode).expect("a name").0;
-        let name = path.file_name().unwrap().to_str().unwrap();
+        let name = self.name_of(handle.inode);
         let whole = self.expected[name];
         let expected = &whole[whole.len().min(offset as usize)..whole.len().min(end as usize)];
         let given = memory.bytes(bytes);
@@ -380,6 +382,13 @@ impl Disk {
                 offset + right as u64
             );
         }
+    }
+}
+
+impl Disk {
+    fn name_of(&self, inode: usize) -> &str {
+        let path = self.names.iter().find(|it| *it.1 == inode).expect("a name").0;
+        path.file_name().unwrap().to_str().unwrap()
     }
 }
 

@@ -1,0 +1,42 @@
+//! Whole workers on two simulated cores, by seed: sockets that cut anywhere, disks that reorder and
+//! fail, browsers that come and go, web apps that cancel, wait and stumble, in virtual time.
+//!
+//! `SEEDS=17 cargo test --test sim` runs one seed, `SEEDS=0..100000` many.
+
+mod browser;
+mod core;
+#[path = "../../engine/tests/store/disk.rs"]
+mod disk;
+mod net;
+#[path = "../../engine/tests/store/rng.rs"]
+mod rng;
+mod upload;
+mod webapp;
+mod websocket;
+mod world;
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rng::for_each_seed;
+use world::World;
+
+#[test]
+fn every_upload_ends_well_whatever_happens() {
+    for_each_seed(400, |seed| World::new(seed).run());
+}
+
+/// Panics so far. A worker survives what a connection's bytes make it do; here it may not happen.
+fn panic_count() -> u32 {
+    HOOK.call_once(|| {
+        let report = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            PANICS.fetch_add(1, Ordering::Relaxed);
+            report(info);
+        }));
+    });
+    PANICS.load(Ordering::Relaxed)
+}
+
+static HOOK: Once = Once::new();
+static PANICS: AtomicU32 = AtomicU32::new(0);

@@ -1,0 +1,165 @@
+//! What is known of one upload, and so what a client may and may not be told.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use engine::op::CoreId;
+use engine::ticket::TicketId;
+
+use crate::core::Core;
+use crate::rng::Rng;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Upload {
+    pub(crate) bytes: &'static [u8],
+    /// Once the web app has it.
+    pub(crate) ticket: Option<TicketId>,
+    pub(crate) is_removed_when_finished: bool,
+    pub(crate) plan: Plan,
+    /// The largest message that its browser sends.
+    pub(crate) chunk_bytes_max: usize,
+    /// Bytes that the browser was told to forget.
+    pub(crate) acked: usize,
+    /// Bytes that any connection has sent.
+    pub(crate) sent: usize,
+    pub(crate) was_cancelled_by_browser: bool,
+    pub(crate) was_cancelled_by_app: bool,
+    /// The web app was told of an end without a file, and why.
+    pub(crate) cancel_told: Option<String>,
+    pub(crate) has_arrived: bool,
+    /// The web app has taken the file, or has said so.
+    pub(crate) is_handed_over: bool,
+    /// The web app will ask to finish it.
+    pub(crate) is_waiting: bool,
+    pub(crate) failed_answers_left: u32,
+    /// What the browser knows in the end.
+    pub(crate) end: Option<End>,
+}
+
+/// What is to happen on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    Finish,
+    /// Once it has sent so many bytes.
+    CancelByBrowser(usize),
+    CancelByApp(usize),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    AllDone,
+    Cancelled,
+    /// `MsgError` with this code.
+    Refused(u64),
+}
+
+impl Upload {
+    pub(crate) fn new(rng: &mut Rng, length_max: usize) -> Self {
+        let length = if rng.chance(8) { 0 } else { rng.below(length_max + 1) };
+        let start = rng.below(FILES.len() - length);
+        let at = rng.below(length + 1);
+        let plan = match rng.below(10) {
+            0 if length > 0 => Plan::CancelByBrowser(at.min(length - 1)),
+            1 => Plan::CancelByApp(at),
+            _ => Plan::Finish,
+        };
+        Self {
+            bytes: &FILES[start..start + length],
+            ticket: None,
+            is_removed_when_finished: rng.chance(50),
+            plan,
+            chunk_bytes_max: (length / rng.within(1..30)).clamp(100, 1 << 20),
+            acked: 0,
+            sent: 0,
+            was_cancelled_by_browser: false,
+            was_cancelled_by_app: false,
+            cancel_told: None,
+            has_arrived: false,
+            is_handed_over: false,
+            is_waiting: false,
+            failed_answers_left: rng.below(3) as u32,
+            end: None,
+        }
+    }
+
+    pub(crate) fn owner(&self) -> CoreId {
+        self.ticket.expect("a ticket").owner(CORE_COUNT)
+    }
+
+    pub(crate) fn part_path(&self) -> PathBuf {
+        PathBuf::from(STORAGE_DIR).join("parts").join(self.ticket.unwrap().to_string())
+    }
+
+    pub(crate) fn arrived_path(&self) -> PathBuf {
+        PathBuf::from(STORAGE_DIR).join("arrived").join(self.ticket.unwrap().to_string())
+    }
+
+    /// What lies on the disk, as long as it has to.
+    pub(crate) fn data<'a>(&self, core: &'a Core) -> Option<&'a [u8]> {
+        core.disk.data(&self.part_path()).or_else(|| core.disk.data(&self.arrived_path()))
+    }
+
+    /// The browser may forget everything below `end`: it lies on the disk.
+    pub(crate) fn on_acked(&mut self, end: usize, core: &Core) {
+        assert!(end <= self.sent, "only what was sent is acknowledged");
+        let is_over = self.is_handed_over || self.is_cancelled();
+        match self.data(core) {
+            _ if core.disk.has_lost(&self.ticket.unwrap().to_string()) => {}
+            None => assert!(is_over, "acknowledged bytes are on the disk"),
+            Some(data) => {
+                assert!(data.len() >= end || is_over, "acknowledged bytes are on the disk");
+                let from = self.acked.min(end) & !0xfff;
+                let end = end.min(data.len());
+                assert!(data[from..end] == self.bytes[from..end], "acknowledged bytes are right");
+            }
+        }
+        self.acked = self.acked.max(end);
+    }
+
+    /// The browser is told to go on at `position`.
+    pub(crate) fn on_confirmed(&mut self, position: usize, core: &Core) {
+        assert!(position <= self.sent, "nobody has sent so much");
+        if position < self.acked {
+            let has_lost = core.disk.has_lost(&self.ticket.unwrap().to_string());
+            assert!(has_lost, "acknowledged bytes are asked for again");
+            self.acked = position;
+        }
+        if let Some(data) = self.data(core) {
+            if !core.disk.has_lost(&self.ticket.unwrap().to_string()) {
+                assert!(
+                    data[..position] == self.bytes[..position],
+                    "it goes on after what is there"
+                );
+            }
+        }
+    }
+
+    pub(crate) fn on_error(&mut self, code: u64, core: &Core) {
+        let is_right = match code {
+            STORAGE_FAILED => core.disk.has_failed(),
+            TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled(),
+            CANCELLED_BY_BACKEND => self.was_cancelled_by_app,
+            _ => false,
+        };
+        assert!(is_right, "MsgError {code} for {self:?}");
+        self.end = Some(End::Refused(code));
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.was_cancelled_by_app || self.cancel_told.is_some() || self.was_cancelled_by_browser
+    }
+}
+
+/// Every file is a piece of this.
+static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut rng = Rng::new(1);
+    (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
+});
+
+pub(crate) const CORE_COUNT: u16 = 2;
+pub(crate) const STORAGE_DIR: &str = "/storage";
+
+const STORAGE_FAILED: u64 = 200;
+const TICKET_UNKNOWN: u64 = 300;
+const UPLOAD_OVER: u64 = 301;
+const CANCELLED_BY_BACKEND: u64 = 302;

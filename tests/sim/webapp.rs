@@ -1,0 +1,166 @@
+//! A web app: its requests to the server, and its answers to callbacks.
+
+use std::time::{Duration, Instant};
+
+use engine::handover::{Answer, Callback, Outcome};
+use engine::op::{Address, CoreId};
+use engine::ticket::TicketId;
+use incoming::mail::Mail;
+
+use crate::core::{Core, Outbox, Sent, core_index};
+use crate::net::{Pipe, PipeId};
+use crate::rng::Rng;
+use crate::upload::Upload;
+
+/// One HTTP request on a connection of its own.
+#[derive(Debug)]
+pub(crate) struct Call {
+    pub(crate) upload: usize,
+    pub(crate) pipe: PipeId,
+    pub(crate) kind: CallKind,
+    request: Vec<u8>,
+    response: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallKind {
+    New,
+    Cancel,
+    Finish,
+}
+
+/// An answer to a callback on its way.
+#[derive(Debug)]
+pub(crate) struct Told {
+    at: Instant,
+    from: CoreId,
+    callback: Callback,
+}
+
+impl Call {
+    pub(crate) fn new(kind: CallKind, index: usize, upload: &Upload, pipe: PipeId) -> Self {
+        let id = upload.ticket.map(|it| it.to_string()).unwrap_or_default();
+        let (path, body) = match kind {
+            CallKind::New => (
+                format!("new_upload?removeFileWhenFinished={}", upload.is_removed_when_finished),
+                "signalFinishURL=http%3A%2F%2Fapp%2F&backendSecret=s%26cret".to_owned(),
+            ),
+            CallKind::Cancel => ("cancel_upload".into(), format!("id={id}&backendSecret=s%26cret")),
+            CallKind::Finish => (format!("finish_upload?id={id}"), "backendSecret=s%26cret".into()),
+        };
+        let request = format!(
+            "POST /incoming/0.1/backend/{path} HTTP/1.1\r\nHost: localhost\r\n\
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        Self { upload: index, pipe, kind, request: request.into(), response: Vec::new() }
+    }
+
+    /// Sends and receives. Some: status and body of the whole response.
+    pub(crate) fn step(&mut self, rng: &mut Rng, pipe: &mut Pipe) -> Option<(u16, String)> {
+        assert!(!pipe.is_reset, "a well-behaved web app is not cut off");
+        let most = self.request.len().min(pipe.up.space());
+        let count = rng.below(most + 1);
+        pipe.up.push(&self.request.drain(..count).collect::<Vec<u8>>());
+        let count = rng.below(pipe.down.len() + 1);
+        self.response.extend(pipe.down.take(count));
+        let text = std::str::from_utf8(&self.response).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n")?;
+        let length = head.lines().find_map(|it| it.strip_prefix("Content-Length: "));
+        if body.len() < length.expect("a length").parse().unwrap() {
+            return None;
+        }
+        pipe.up.end();
+        let status = head.split(' ').nth(1).expect("a status").parse().unwrap();
+        Some((status, body.to_owned()))
+    }
+}
+
+impl Told {
+    /// The server tells the web app: what must be true then.
+    pub(crate) fn new(
+        rng: &mut Rng,
+        now: Instant,
+        from: CoreId,
+        callback: Callback,
+        upload: &mut Upload,
+        core: &Core,
+    ) -> Self {
+        assert_eq!(callback.backend_secret, "s&cret");
+        assert_eq!(from, upload.owner());
+        match &callback.outcome {
+            Outcome::Arrived { path } => {
+                assert!(!upload.was_cancelled_by_app && upload.cancel_told.is_none());
+                assert!(!upload.is_handed_over, "it has it");
+                assert_eq!(callback.filename_from_browser, "a \"file\"");
+                assert_eq!(*path, upload.arrived_path());
+                assert!(core.disk.data(path).unwrap() == upload.bytes, "the file is the file");
+                core.disk.assert_durable(path, upload.part_path().parent().unwrap());
+                upload.has_arrived = true;
+            }
+            Outcome::Cancelled { reason } => {
+                assert!(!upload.has_arrived, "it came, or it did not");
+                let is_right = match reason.as_str() {
+                    "no more" => upload.was_cancelled_by_browser,
+                    "storage error" => core.disk.has_failed(),
+                    _ => false,
+                };
+                assert!(is_right, "cancelled: {reason}");
+                upload.cancel_told = Some(reason.clone());
+            }
+        }
+        let at = now + Duration::from_millis(rng.below(3_000) as u64);
+        Self { at, from, callback }
+    }
+
+    pub(crate) fn ticket(&self) -> TicketId {
+        self.callback.ticket
+    }
+
+    pub(crate) fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// What the web app answers.
+    pub(crate) fn answer(self, rng: &mut Rng, upload: &mut Upload) -> Outbox {
+        let answer = if upload.failed_answers_left > 0 && rng.chance(40) {
+            upload.failed_answers_left -= 1;
+            Answer::Failed { error: "out of order".into(), retry_after: None }
+        } else if !upload.has_arrived {
+            Answer::Done
+        } else if rng.chance(30) {
+            upload.is_waiting = true;
+            Answer::Wait
+        } else {
+            upload.is_handed_over = true;
+            Answer::Done
+        };
+        let Callback { ticket, attempt, .. } = self.callback;
+        let mail = Mail::CallbackAnswer { ticket, attempt, answer };
+        vec![(Address::Core(self.from), Sent::Mail(mail))]
+    }
+}
+
+/// The web app has an answer to its request.
+pub(crate) fn on_response(
+    call: &Call,
+    status: u16,
+    body: &str,
+    it: &mut Upload,
+    cores: &mut [Core],
+) {
+    match (call.kind, status) {
+        (CallKind::New, 200) => {
+            it.ticket = TicketId::parse(body);
+            let core = &mut cores[core_index(it.owner())];
+            core.disk.expect(body.to_owned(), it.bytes);
+        }
+        (CallKind::Cancel, 200) => it.was_cancelled_by_app = true,
+        (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),
+        (CallKind::Cancel, 400) => assert!(it.is_cancelled(), "{body}"),
+        (CallKind::Finish, 200) => it.is_handed_over = true,
+        // Too early; or it was asked again and has said `done`.
+        (CallKind::Finish, 412) => {}
+        _ => panic!("{:?} is answered with {status} {body}", call.kind),
+    }
+}
