@@ -265,13 +265,14 @@ impl Link {
         if !may_send || self.position >= length || self.out.len() > 2 * self.move_bytes_max {
             return;
         }
-        if let Plan::CancelByBrowser(at) = upload.plan {
-            if self.position >= at && self.stage == Stage::Sending {
-                upload.was_cancelled_by_browser = true;
-                self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
-                self.stage = Stage::Cancelling;
-                return;
-            }
+        if let Plan::CancelByBrowser(at) = upload.plan
+            && self.position >= at
+            && self.stage == Stage::Sending
+        {
+            upload.was_cancelled_by_browser = true;
+            self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
+            self.stage = Stage::Cancelling;
+            return;
         }
         if self.unacked.len() >= self.window_count {
             return;

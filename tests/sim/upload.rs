@@ -135,13 +135,10 @@ impl Upload {
             assert!(has_lost, "acknowledged bytes are asked for again");
             self.acked = position;
         }
-        if let Some(data) = self.data(core) {
-            if !core.disk.has_lost(&self.ticket.unwrap().to_string()) {
-                assert!(
-                    data[..position] == self.bytes[..position],
-                    "it goes on after what is there"
-                );
-            }
+        if let Some(data) = self.data(core)
+            && !core.disk.has_lost(&self.ticket.unwrap().to_string())
+        {
+            assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
         }
     }
 
