@@ -279,11 +279,14 @@ impl Link {
         }
         let most = upload.chunk_bytes_max.min(length - self.position);
         let count = if rng.chance(60) { most } else { rng.below(most + 1) };
-        let bytes = &upload.bytes[self.position..self.position + count];
+        let mut bytes = upload.bytes[self.position..self.position + count].to_vec();
+        if upload.plan == Plan::SendTooMuch && self.position + count == length {
+            bytes.extend(b"and more");
+        }
         let mut message = Vec::new();
-        write_message(rng, &mut message, BINARY, bytes);
+        write_message(rng, &mut message, BINARY, &bytes);
         self.out.extend(message);
-        self.unacked.push_back(count);
+        self.unacked.push_back(bytes.len());
         self.position += count;
         upload.sent = upload.sent.max(self.position);
     }
