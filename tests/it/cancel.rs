@@ -149,36 +149,34 @@ fn the_app_is_told_before_the_browser() {
 }
 
 #[test]
-fn a_failing_app_does_not_keep_the_browser_and_is_told_again() {
+fn an_app_that_is_away_does_not_keep_the_browser_and_is_told_later() {
     let server = Setup::default().start();
-    for answer in [Answer::Status(500, "boom"), Answer::Raw("")] {
-        let backend =
-            Backend::scripted(
-                move |call| {
-                    if call.attempt == 1 { answer.clone() } else { Answer::Done }
-                },
-            );
-        let id = backend.ticket(&server);
-        let mut client = Client::open(&server, &id, 1000);
-        client.chunk(vec![1; 999]);
-        client.cancel("x");
-        client.finish_cancelled();
-        assert_eq!(backend.call(&id, 1).form, backend.call(&id, 2).form);
-        server.wait_until_forgotten(&id);
-        server.wait_without_files();
-    }
+    let backend = Backend::scripted(|call| match call.attempt {
+        1 => Answer::Raw(""),
+        _ => Answer::Done,
+    });
+    let id = backend.ticket(&server);
+    let mut client = Client::open(&server, &id, 1000);
+    client.chunk(vec![1; 999]);
+    client.cancel("x");
+    client.finish_cancelled();
+    assert_eq!(backend.call(&id, 1).form, backend.call(&id, 2).form);
+    server.wait_until_forgotten(&id);
+    server.wait_without_files();
 }
 
 #[test]
 fn what_the_app_says_to_a_cancellation_does_not_matter() {
     let server = Setup::default().start();
-    let backend = Backend::scripted(|_| Answer::Status(200, "what?"));
-    let id = backend.ticket(&server);
-    let mut client = Client::open(&server, &id, 1000);
-    client.cancel("x");
-    client.finish_cancelled();
-    assert_gone(&server, &id);
-    assert_eq!(backend.call_count(&id), 1);
+    for answer in [Answer::Status(200, "what?"), Answer::Status(500, "boom"), Answer::Wait] {
+        let backend = Backend::scripted(move |_| answer.clone());
+        let id = backend.ticket(&server);
+        let mut client = Client::open(&server, &id, 1000);
+        client.cancel("x");
+        client.finish_cancelled();
+        assert_gone(&server, &id);
+        assert_eq!(backend.call_count(&id), 1);
+    }
 }
 
 #[test]

@@ -105,8 +105,8 @@ fn an_unreadable_request_is_an_error() {
         format!("{{\"MsgData\":{{\"Id\":\"{id}\",\"LengthBytes\":-1}}}}"),
         format!("{{\"MsgData\":{{\"Id\":\"{id}\",\"LengthBytes\":18446744073709551616}}}}"),
         format!("{{\"MsgData\":{{\"Id\":\"{id}\",\"LengthBytes\":5}}}} and more"),
-        "[".repeat(100_000),
-        "{\"a\":".repeat(10_000),
+        "[".repeat(16_000),
+        "{\"a\":".repeat(3_000),
     ] {
         let mut client = Client::connect(&server);
         client.send(Message::text(text.clone()));

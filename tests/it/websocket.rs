@@ -308,11 +308,20 @@ fn control_messages_may_be_fragmented() {
 #[test]
 fn a_text_may_not_grow_without_end() {
     let server = Setup::default().start();
+    for (length, sent) in [(100_000, 0), (MESSAGE_BYTES_MAX + 1, 0), (100_000, 100_000)] {
+        let mut client = Client::connect(&server);
+        let mut head = vec![0x81, 0x80 | 127];
+        head.extend_from_slice(&u64::to_be_bytes(length));
+        head.extend_from_slice(&[0; 4]);
+        client.raw(&head);
+        client.raw(&vec![b' '; sent]);
+        client.assert_closed(1009);
+    }
     let mut client = Client::connect(&server);
-    let mut head = vec![0x81, 0x80 | 127];
-    head.extend_from_slice(&(MESSAGE_BYTES_MAX + 1).to_be_bytes());
-    head.extend_from_slice(&[0; 4]);
-    client.raw(&head);
+    client.raw(&frame(OpCode::Data(Data::Text), false, b"["));
+    for _ in 0..40 {
+        client.raw(&frame(OpCode::Data(Data::Continue), false, &[b'['; 1000]));
+    }
     client.assert_closed(1009);
 }
 
