@@ -287,7 +287,7 @@ impl Worker {
         Some(ticket)
     }
 
-    fn is_complete(&self, id: TicketId) -> bool {
+    pub(super) fn is_complete(&self, id: TicketId) -> bool {
         let upload = self.tickets.get(id).and_then(|it| it.upload);
         let is_written =
             upload.and_then(|it| self.store.upload(it)).is_some_and(|it| it.is_written());

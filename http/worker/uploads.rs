@@ -267,7 +267,6 @@ impl Worker {
         let Some((id, client)) = self.owner(upload) else { return };
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         warn!(upload = %id.short(), %errno, "could not be stored");
-        let was_complete = ticket.state == State::Storing;
         let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
         if !is_full && ticket.on_failure(now) == AfterFailure::GiveUp {
             // The file stays for the operator.
@@ -280,7 +279,9 @@ impl Worker {
             return self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
         }
         ticket.state = State::Receiving;
-        let again_after = if was_complete { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
+        // If only the way out of the parts failed, nobody needs to come for the next try.
+        let again_after =
+            if self.is_complete(id) { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
         self.tickets.set_deadline(id, Some(now + again_after));
         if let Some(key) = client {
             let (code, reason) = if is_full {

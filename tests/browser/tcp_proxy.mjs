@@ -9,17 +9,18 @@ export async function start_proxy(target) {
   const pairs = new Set();
   const proxy = { bytes_per_second: Infinity, connections: 0 };
 
-  const server = net.createServer((client) => {
-    const upstream = net.connect(Number(port), host);
+  // One side may have said its last while the other still speaks.
+  const server = net.createServer({ allowHalfOpen: true }, (client) => {
+    const upstream = net.connect({ host, port: Number(port), allowHalfOpen: true });
     const pair = [client, upstream];
     pairs.add(pair);
     proxy.connections++;
     for (const socket of pair) {
       socket.setNoDelay(true);
       socket.on('error', () => {});
-      socket.on('close', () => {
-        pairs.delete(pair);
-        for (const other of pair) other.destroy();
+      socket.on('close', (had_error) => {
+        if (had_error) for (const other of pair) other.destroy();
+        if (pair.every((it) => it.destroyed)) pairs.delete(pair);
       });
     }
     upstream.pipe(client);

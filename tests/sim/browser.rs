@@ -22,6 +22,8 @@ pub(crate) struct Link {
     unacked: VecDeque<usize>,
     position: usize,
     acked: usize,
+    /// When it connected.
+    acked_before: usize,
     window_count: usize,
     /// How much it moves at a time.
     move_bytes_max: usize,
@@ -60,10 +62,11 @@ impl Link {
             unacked: VecDeque::new(),
             position: 0,
             acked: 0,
+            acked_before: it.acked,
             window_count: rng.pick(&[1, 4, 4, 8]),
             move_bytes_max: (it.bytes.len() / rng.within(1..60)).max(60),
             silent_until: now,
-            is_pipelining: it.sent == 0 && rng.chance(15),
+            is_pipelining: rng.chance(30) && it.may_pipeline,
             is_lazy: rng.chance(10),
             has_ended: false,
         };
@@ -101,7 +104,7 @@ impl Link {
         if self.is_gone() || now < self.silent_until {
             return;
         }
-        if rng.below(1_000) < churn {
+        if self.stage != Stage::Leaving && rng.below(1_000) < churn {
             return self.misbehave(rng, now, pipe);
         }
         match rng.below(10) {
@@ -214,7 +217,7 @@ impl Link {
             "MsgUploadConf" => {
                 assert_eq!(self.stage, Stage::Requesting);
                 let position = data["FilePos"].as_u64().expect("FilePos") as usize;
-                upload.on_confirmed(position, core);
+                upload.on_confirmed(position, self.acked_before, core);
                 if self.is_pipelining {
                     assert_eq!(position, self.acked, "nobody else has sent anything");
                 } else {
@@ -233,18 +236,21 @@ impl Link {
             "MsgAllDone" => {
                 assert_eq!(self.stage, Stage::Sending);
                 assert_eq!(self.acked, upload.bytes.len(), "only after every acknowledgement");
-                assert!(self.unacked.is_empty() && upload.is_handed_over);
+                assert!(self.unacked.is_empty());
+                // The answer to `finish_upload` may still be on its way.
+                assert!(upload.is_handed_over || upload.is_waiting, "the web app has the file");
+                upload.is_handed_over = true;
                 upload.end = Some(End::AllDone);
             }
             "MsgCancel" => {
-                assert!(upload.was_cancelled_by_app);
+                assert!(upload.was_cancel_asked);
                 assert_eq!(self.stage, Stage::Sending);
                 self.say(rng, "MsgCancel", json!({"Reason": data["Reason"]}));
                 self.stage = Stage::Cancelling;
             }
             "MsgCancelAck" => {
                 assert_eq!(self.stage, Stage::Cancelling);
-                assert!(upload.was_cancelled_by_app || upload.cancel_told.is_some());
+                assert!(upload.was_cancel_asked || upload.cancel_told.is_some());
                 upload.end = Some(End::Cancelled);
             }
             "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), core),

@@ -151,7 +151,7 @@ impl Core {
         let event = match ready {
             Ready::Accept => {
                 self.accepting = false;
-                completion(Token::Accept, self.accept(rng))
+                completion(Token::Accept, self.accept(pipes, rng))
             }
             Ready::Readable(index) => {
                 let (token, _) = self.readables.swap_remove(index);
@@ -186,12 +186,13 @@ impl Core {
         self.worker.on_event(now, event);
     }
 
-    fn accept(&mut self, rng: &mut Rng) -> Result<Output, Errno> {
+    fn accept(&mut self, pipes: &mut [Pipe], rng: &mut Rng) -> Result<Output, Errno> {
         if self.accept_faults_left > 0 && rng.chance(10) {
             self.accept_faults_left -= 1;
             return Err(Errno::EMFILE);
         }
         let pipe = self.backlog.pop_front().expect("somebody waits");
+        pipes[pipe].is_accepted = true;
         let peer = "127.0.0.1:50000".parse().unwrap();
         Ok(Output::Accepted { socket: self.insert(pipe), peer })
     }

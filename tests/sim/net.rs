@@ -9,6 +9,7 @@ pub(crate) type PipeId = usize;
 pub(crate) struct Pipe {
     pub(crate) up: Flow,
     pub(crate) down: Flow,
+    pub(crate) is_accepted: bool,
     /// Broken: what was on its way is lost.
     pub(crate) is_reset: bool,
     /// The server has closed its socket.
@@ -29,6 +30,7 @@ impl Pipe {
         Self {
             up: Flow::new(bytes_max),
             down: Flow::new(bytes_max.max(200)),
+            is_accepted: false,
             is_reset: false,
             is_closed: false,
         }

@@ -22,7 +22,12 @@ pub(crate) struct Upload {
     pub(crate) acked: usize,
     /// Bytes that any connection has sent.
     pub(crate) sent: usize,
+    /// Its first connection may send bytes before it is told where to begin: there is no other.
+    pub(crate) may_pipeline: bool,
     pub(crate) was_cancelled_by_browser: bool,
+    /// The web app wants to cancel it. The answer may still be on its way.
+    pub(crate) was_cancel_asked: bool,
+    /// And the server has agreed.
     pub(crate) was_cancelled_by_app: bool,
     /// The web app was told of an end without a file, and why.
     pub(crate) cancel_told: Option<String>,
@@ -31,6 +36,8 @@ pub(crate) struct Upload {
     pub(crate) is_handed_over: bool,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
+    /// Tickets are short-lived in this run.
+    pub(crate) may_time_out: bool,
     pub(crate) failed_answers_left: u32,
     /// What the browser knows in the end.
     pub(crate) end: Option<End>,
@@ -71,12 +78,15 @@ impl Upload {
             chunk_bytes_max: (length / rng.within(1..30)).clamp(100, 1 << 20),
             acked: 0,
             sent: 0,
+            may_pipeline: false,
             was_cancelled_by_browser: false,
+            was_cancel_asked: false,
             was_cancelled_by_app: false,
             cancel_told: None,
             has_arrived: false,
             is_handed_over: false,
             is_waiting: false,
+            may_time_out: false,
             failed_answers_left: rng.below(3) as u32,
             end: None,
         }
@@ -102,7 +112,7 @@ impl Upload {
     /// The browser may forget everything below `end`: it lies on the disk.
     pub(crate) fn on_acked(&mut self, end: usize, core: &Core) {
         assert!(end <= self.sent, "only what was sent is acknowledged");
-        let is_over = self.is_handed_over || self.is_cancelled();
+        let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
         match self.data(core) {
             _ if core.disk.has_lost(&self.ticket.unwrap().to_string()) => {}
             None => assert!(is_over, "acknowledged bytes are on the disk"),
@@ -116,10 +126,11 @@ impl Upload {
         self.acked = self.acked.max(end);
     }
 
-    /// The browser is told to go on at `position`.
-    pub(crate) fn on_confirmed(&mut self, position: usize, core: &Core) {
+    /// The browser is told to go on at `position`. When it connected, everything below `acked` was
+    /// acknowledged.
+    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, core: &Core) {
         assert!(position <= self.sent, "nobody has sent so much");
-        if position < self.acked {
+        if position < acked {
             let has_lost = core.disk.has_lost(&self.ticket.unwrap().to_string());
             assert!(has_lost, "acknowledged bytes are asked for again");
             self.acked = position;
@@ -137,8 +148,8 @@ impl Upload {
     pub(crate) fn on_error(&mut self, code: u64, core: &Core) {
         let is_right = match code {
             STORAGE_FAILED => core.disk.has_failed(),
-            TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled(),
-            CANCELLED_BY_BACKEND => self.was_cancelled_by_app,
+            TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled() || self.may_time_out,
+            CANCELLED_BY_BACKEND => self.was_cancel_asked,
             _ => false,
         };
         assert!(is_right, "MsgError {code} for {self:?}");
@@ -146,7 +157,7 @@ impl Upload {
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.was_cancelled_by_app || self.cancel_told.is_some() || self.was_cancelled_by_browser
+        self.was_cancel_asked || self.cancel_told.is_some() || self.was_cancelled_by_browser
     }
 }
 

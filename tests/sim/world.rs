@@ -41,6 +41,7 @@ impl World {
         let loads: Arc<[AtomicU32]> = (0..CORE_COUNT).map(|_| AtomicU32::new(0)).collect();
         let is_fair = rng.chance(50);
         let (direct, staging_bytes) = (rng.chance(70), rng.pick(&[64, 128, 320, 1024]) << 10);
+        let idle_timeout_s = if rng.chance(10) { 30 } else { 12 * 3600 };
         let connections_max = rng.pick(&[3, 100]);
         let cores = (0..CORE_COUNT).map(|core| {
             let mut ids = Rng::new(rng.next());
@@ -52,7 +53,7 @@ impl World {
                 staging_bytes,
                 connections_max,
                 tickets_max: 1000,
-                idle_timeout: Duration::from_secs(12 * 3600),
+                idle_timeout: Duration::from_secs(idle_timeout_s),
                 finish_timeout: Duration::from_secs(600),
                 backend_behind_proxy: false,
                 library_modified: UNIX_EPOCH,
@@ -73,10 +74,14 @@ impl World {
             it
         });
         let cores: Vec<Core> = cores.collect();
+        let churn = rng.pick(&[0, 1, 5, 20]);
         let count = rng.within(1..9);
         let length_max = rng.pick(&[1, 5_000, 70_000, 300_000, 2_000_000]).min(4_000_000 / count);
-        let uploads = (0..count).map(|_| Upload::new(&mut rng, length_max)).collect();
-        let churn = rng.pick(&[0, 1, 5, 20]);
+        let uploads = (0..count).map(|_| {
+            let may_time_out = idle_timeout_s < 3600;
+            Upload { may_time_out, may_pipeline: churn == 0, ..Upload::new(&mut rng, length_max) }
+        });
+        let uploads = uploads.collect();
         let stops_at = rng.chance(10).then(|| rng.below(5_000));
         let mut world = Self {
             rng,
@@ -178,8 +183,9 @@ impl World {
         let told = self.told.iter().map(Told::at);
         let links = self.links.iter().map(Link::wakes_at);
         let next = workers.chain(told).chain(links).filter(|it| *it > self.now).min();
-        let Some(next) = next else { return };
-        if next - self.now < Duration::from_millis(50) || self.rng.chance(10) {
+        let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
+        let is_app_busy = self.calls.iter().any(|it| self.pipes[it.pipe].is_accepted);
+        if next - self.now < Duration::from_secs(2) || !is_app_busy && self.rng.chance(10) {
             self.now = next;
         }
     }
@@ -215,9 +221,10 @@ impl World {
             _ => false,
         };
         if upload.end.is_none() && is_wanted {
-            let pipe = self.connect();
-            let upload = &self.uploads[index];
+            let pipe = self.connect(upload.bytes.len());
+            let upload = &mut self.uploads[index];
             let link = Link::new(&mut self.rng, self.now, index, upload, pipe);
+            upload.may_pipeline = false;
             self.links.push(link);
             return;
         }
@@ -233,12 +240,13 @@ impl World {
     }
 
     fn call(&mut self, kind: CallKind, upload: usize) {
-        let pipe = self.connect();
+        self.uploads[upload].was_cancel_asked |= kind == CallKind::Cancel;
+        let pipe = self.connect(0);
         self.calls.push(Call::new(kind, upload, &self.uploads[upload], pipe));
     }
 
-    fn connect(&mut self) -> PipeId {
-        let bytes_max = self.rng.pick(&[50, 1_000, 65_536, 1 << 20]);
+    fn connect(&mut self, length: usize) -> PipeId {
+        let bytes_max = self.rng.pick(&[50, 1_000, 65_536, 1 << 20]).max(length / 500);
         self.pipes.push(Pipe::new(bytes_max));
         let core = self.rng.below(self.cores.len());
         self.cores[core].backlog.push_back(self.pipes.len() - 1);
@@ -251,7 +259,8 @@ impl World {
             let core = &self.cores[core_index(upload.owner())];
             match upload.end.expect("over") {
                 End::AllDone => assert!(upload.is_handed_over),
-                End::Cancelled | End::Refused(_) => assert!(!upload.is_handed_over),
+                End::Cancelled => assert!(!upload.is_handed_over),
+                End::Refused(_) => assert!(!upload.is_handed_over || upload.may_time_out),
             }
             if upload.is_handed_over && !upload.is_removed_when_finished {
                 let data = core.disk.data(&upload.arrived_path());
@@ -315,9 +324,6 @@ impl World {
             eprintln!("stuck at {} of {}: {shown:?}", upload.acked, upload.bytes.len());
         }
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
-        for core in &self.cores {
-            eprintln!("core: {core:?}");
-        }
         panic!("no progress in {STEPS_MAX} steps");
     }
 }
@@ -326,5 +332,8 @@ impl World {
 const CONTROL: usize = CORE_COUNT as usize;
 const SERVER: usize = CONTROL + 1;
 const SENDERS: usize = SERVER + 1;
+
+/// Long enough for every retry, too short for tickets to run out.
+const SLEEP_MAX: Duration = Duration::from_secs(700);
 
 const STEPS_MAX: usize = 400_000;

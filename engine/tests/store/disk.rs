@@ -118,10 +118,6 @@ impl Disk {
         self.failed_removal_count > 0
     }
 
-    pub(crate) fn exists(&self, path: &Path) -> bool {
-        self.names.contains_key(path)
-    }
-
     pub(crate) fn data(&self, path: &Path) -> Option<&[u8]> {
         self.names.get(path).map(|it| self.inodes[*it].data.as_slice())
     }

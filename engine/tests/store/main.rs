@@ -180,7 +180,7 @@ impl Sim {
         let client = self.clients.iter_mut().find(|it| it.key == upload).expect("a known key");
         let part = PathBuf::from(PARTS_DIR).join(client.ticket.to_string());
         let arrived = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
-        let path = if self.disk.exists(&arrived) { &arrived } else { &part };
+        let path = if self.disk.data(&arrived).is_some() { &arrived } else { &part };
         match &event {
             StoreEvent::Attached { offset_bytes, .. } => {
                 let upload = self.store.upload(upload).expect("attached");
@@ -209,12 +209,12 @@ impl Sim {
             StoreEvent::Arrived { path: at, .. } => {
                 assert_eq!(*at, arrived);
                 assert!(self.disk.data(at).unwrap() == client.bytes, "the file is the file");
-                assert!(!self.disk.exists(&part));
+                assert!(self.disk.data(&part).is_none());
                 self.disk.assert_durable(at, PARTS_DIR.as_ref());
             }
             StoreEvent::Removed { .. } => {
                 assert!(self.store.upload(upload).is_none());
-                let is_gone = !self.disk.exists(&arrived) && !self.disk.exists(&part);
+                let is_gone = self.disk.data(&arrived).is_none() && self.disk.data(&part).is_none();
                 assert!(is_gone || self.disk.has_failed_removals(), "the file is gone");
             }
             StoreEvent::Failed { errno, .. } => {
