@@ -265,24 +265,28 @@ impl Link {
         if !may_send || self.position >= length || self.out.len() > 2 * self.move_bytes_max {
             return;
         }
-        if let Plan::CancelByBrowser(at) = upload.plan {
-            if self.position >= at && self.stage == Stage::Sending {
-                upload.was_cancelled_by_browser = true;
-                self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
-                self.stage = Stage::Cancelling;
-                return;
-            }
+        if let Plan::CancelByBrowser(at) = upload.plan
+            && self.position >= at
+            && self.stage == Stage::Sending
+        {
+            upload.was_cancelled_by_browser = true;
+            self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
+            self.stage = Stage::Cancelling;
+            return;
         }
         if self.unacked.len() >= self.window_count {
             return;
         }
         let most = upload.chunk_bytes_max.min(length - self.position);
         let count = if rng.chance(60) { most } else { rng.below(most + 1) };
-        let bytes = &upload.bytes[self.position..self.position + count];
+        let mut bytes = upload.bytes[self.position..self.position + count].to_vec();
+        if upload.plan == Plan::SendTooMuch && self.position + count == length {
+            bytes.extend(b"and more");
+        }
         let mut message = Vec::new();
-        write_message(rng, &mut message, BINARY, bytes);
+        write_message(rng, &mut message, BINARY, &bytes);
         self.out.extend(message);
-        self.unacked.push_back(count);
+        self.unacked.push_back(bytes.len());
         self.position += count;
         upload.sent = upload.sent.max(self.position);
     }

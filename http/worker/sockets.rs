@@ -1,0 +1,279 @@
+//! Sockets: accept, poll, send, end, move to another core.
+
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes};
+use engine::op::{Address, Direction, Errno, Op, Output, SocketId, SocketOp, Token};
+use engine::ticket::TicketId;
+use engine::tickets::ClientKey;
+use tracing::{debug, error};
+
+use super::Worker;
+use crate::codec::response::Response;
+use crate::connection::Wants;
+use crate::dialect::message::UploadRequest;
+use crate::mail::{Mail, MovedClient};
+
+impl Worker {
+    pub(super) fn accept(&mut self) {
+        let clients = &mut self.clients;
+        let is_wanted = !clients.is_accepting
+            && !self.is_stopping
+            && clients.accept_at.is_none()
+            && clients.count < clients.count_max as usize;
+        if is_wanted {
+            clients.is_accepting = true;
+            self.ops.push_back((Token::Accept, Op::Accept));
+        }
+    }
+
+    pub(super) fn on_accepted(&mut self, now: Instant, result: Result<Output, Errno>) {
+        self.clients.is_accepting = false;
+        match result {
+            Ok(Output::Accepted { socket, .. }) if self.is_stopping => {
+                self.ops.push_back((Token::None, Op::Close { socket }));
+            }
+            Ok(Output::Accepted { socket, peer }) => {
+                let slot = self.clients.insert(now, socket, peer);
+                self.pump(now, slot);
+            }
+            Ok(_) => unreachable!("an accept gives a socket"),
+            Err(errno) => {
+                // Out of file descriptors or memory: others will end.
+                error!(%errno, "cannot accept a connection; trying again in 100 ms");
+                self.clients.accept_at = Some(now + ACCEPT_AGAIN_AFTER);
+            }
+        }
+        self.accept();
+    }
+
+    /// A connection whose ticket this core owns.
+    pub(super) fn on_moved(&mut self, now: Instant, socket: SocketId, moved: MovedClient) {
+        let MovedClient { peer, connection, input, ticket, request } = moved;
+        let slot = self.clients.insert(now, socket, peer);
+        let client = self.clients.at(slot);
+        client.connection = connection;
+        client.is_input_blocked = !input.is_empty();
+        client.input = input;
+        if self.is_stopping {
+            client.connection.close(CLOSE_GOING_AWAY, STOPPING);
+        } else {
+            let key = self.clients.key(slot);
+            self.claim(now, key, ticket, request);
+        }
+        self.pump(now, slot);
+    }
+
+    pub(super) fn on_readable(&mut self, now: Instant, slot: u32, is_ok: bool) {
+        let client = self.clients.at(slot);
+        client.is_polling = false;
+        if !is_ok {
+            return self.bury(now, slot);
+        }
+        client.is_ready = true;
+        self.pump(now, slot);
+    }
+
+    pub(super) fn on_sent(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
+        let client = self.clients.at(slot);
+        let mut rest = client.sending.take().expect("a send was in flight");
+        match count {
+            Err(_) => return self.bury(now, slot),
+            Ok(count) => rest.advance(count as usize),
+        }
+        if !rest.is_empty() && !client.is_dead {
+            self.send(slot, rest);
+        }
+        self.pump(now, slot);
+    }
+
+    /// The answer of the core that owns the ticket.
+    pub(super) fn on_answer(&mut self, now: Instant, key: ClientKey, response: &Response) {
+        let date = self.date(now).to_owned();
+        // Perhaps it did not wait for it.
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if !client.connection.is_ending() {
+            client.connection.on_response(&date, response);
+        }
+        self.pump_later(key);
+    }
+
+    /// Something happened to a client: it is looked at before this turn ends.
+    pub(super) fn pump_later(&mut self, key: ClientKey) {
+        let Some(client) = self.clients.get_mut(key) else { return };
+        if !std::mem::replace(&mut client.is_due, true) {
+            self.clients.due.push(key);
+        }
+    }
+
+    pub(super) fn pump_due(&mut self, now: Instant) {
+        while let Some(key) = self.clients.due.pop() {
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.is_due = false;
+            self.pump(now, key.slot);
+        }
+    }
+
+    /// Does for a client whatever can be done: read what was kept, receive, poll, end.
+    pub(super) fn pump(&mut self, now: Instant, slot: u32) {
+        loop {
+            let Some(client) = self.clients.find(slot) else { return };
+            if client.is_dead {
+                return self.close_if_quiet(slot);
+            }
+            if client.moving.is_some() && !client.is_ended {
+                return self.move_if_quiet(slot);
+            }
+            let has_unsent = client.sending.is_some() || !client.connection.out().is_empty();
+            if client.is_ended && !has_unsent {
+                return self.bury(now, slot);
+            }
+            self.note_unsent(slot);
+            self.note_pace(now, slot);
+            let client = self.clients.at(slot);
+            if client.is_ended {
+                return;
+            }
+            let wants = client.connection.wants();
+            if client.is_input_blocked && wants != Wants::Nothing {
+                if !self.read_kept_input(now, slot) {
+                    return;
+                }
+                continue;
+            }
+            if wants == Wants::Nothing || client.is_polling || client.is_receiving {
+                return;
+            }
+            let socket = client.socket;
+            let token = self.token(slot, SocketOp::Readable);
+            if !self.clients.at(slot).is_ready {
+                self.clients.at(slot).is_polling = true;
+                self.ops.push_back((token, Op::Readable { socket }));
+                return;
+            }
+            let Some(length_bytes) = self.receive_budget(now, slot) else { return };
+            let client = self.clients.at(slot);
+            client.is_ready = false;
+            client.is_receiving = true;
+            let token = self.token(slot, SocketOp::Recv);
+            self.ops.push_back((token, Op::Recv { socket, length_bytes }));
+            return;
+        }
+    }
+
+    /// Closes a connection as soon as no op is in flight on it.
+    pub(super) fn bury(&mut self, now: Instant, slot: u32) {
+        self.detach(now, slot);
+        self.clients.at(slot).is_dead = true;
+        self.close_if_quiet(slot);
+    }
+
+    pub(super) fn close_if_quiet(&mut self, slot: u32) {
+        let client = self.clients.at(slot);
+        if client.has_op_in_flight() {
+            if !std::mem::replace(&mut client.is_cut, true) {
+                let (socket, how) = (client.socket, Direction::Both);
+                self.ops.push_back((Token::None, Op::Shutdown { socket, how }));
+            }
+            return;
+        }
+        let client = self.clients.remove(slot);
+        debug!(peer = %client.peer, "connection closed");
+        self.ops.push_back((Token::None, Op::Close { socket: client.socket }));
+        self.accept();
+    }
+
+    pub(super) fn start_move(&mut self, key: ClientKey, ticket: TicketId, request: UploadRequest) {
+        self.clients.at(key.slot).moving = Some((ticket, request));
+    }
+
+    fn move_if_quiet(&mut self, slot: u32) {
+        self.note_unsent(slot);
+        let client = self.clients.at(slot);
+        if client.has_op_in_flight() || !client.connection.out().is_empty() {
+            return;
+        }
+        let mut client = self.clients.remove(slot);
+        let (ticket, request) = client.moving.take().expect("it is moving");
+        let moved = MovedClient {
+            peer: client.peer,
+            connection: client.connection,
+            input: client.input,
+            ticket,
+            request,
+        };
+        let to = ticket.owner(self.config.core_count);
+        let mail = Mail::Client(Box::new(moved));
+        self.ops.push_back((Token::None, Op::Migrate { socket: client.socket, to, mail }));
+        self.accept();
+    }
+
+    /// Gives the kernel what clients are to be told; once a turn, after everything else.
+    pub(super) fn poll_send(&mut self) -> Option<(Token, Op<Mail>)> {
+        while let Some(key) = self.clients.unsent.pop() {
+            let Some(client) = self.clients.get_mut(key) else { continue };
+            client.is_unsent_noted = false;
+            if client.sending.is_some() || client.is_dead {
+                continue;
+            }
+            let out = client.connection.out();
+            if !out.is_empty() {
+                let bytes = out.split().freeze();
+                self.send(key.slot, bytes);
+                return self.ops.pop_back();
+            }
+            if client.connection.is_ending() && !client.is_shut {
+                client.is_shut = true;
+                let (socket, how) = (client.socket, Direction::Write);
+                return Some((Token::None, Op::Shutdown { socket, how }));
+            }
+        }
+        None
+    }
+
+    fn send(&mut self, slot: u32, bytes: Bytes) {
+        let token = self.token(slot, SocketOp::Send);
+        let client = self.clients.at(slot);
+        client.sending = Some(bytes.clone());
+        let socket = client.socket;
+        self.ops.push_back((token, Op::Send { socket, bytes }));
+    }
+
+    /// Somebody wrote to the connection's output, or ended it.
+    fn note_unsent(&mut self, slot: u32) {
+        let key = self.clients.key(slot);
+        let client = self.clients.at(slot);
+        let is_something = !client.connection.out().is_empty() || client.connection.is_ending();
+        if is_something && !client.is_unsent_noted {
+            client.is_unsent_noted = true;
+            self.clients.unsent.push(key);
+        }
+    }
+
+    /// The server stops: everybody may come back later.
+    pub(super) fn close_all(&mut self, now: Instant) {
+        for slot in self.clients.slots() {
+            if self.clients.find(slot).is_some() {
+                self.detach(now, slot);
+                self.clients.at(slot).moving = None;
+                self.clients.at(slot).connection.close(CLOSE_GOING_AWAY, STOPPING);
+                self.pump_later(self.clients.key(slot));
+            }
+        }
+    }
+
+    fn token(&self, slot: u32, what: SocketOp) -> Token {
+        Token::Socket { slot, generation: self.clients.key(slot).generation, what }
+    }
+
+    pub(super) fn post(&mut self, to: Address, mail: Mail) {
+        self.ops.push_back((Token::None, Op::Post { to, mail }));
+    }
+}
+
+/// RFC 6455 section 7.4.1.
+const CLOSE_GOING_AWAY: u16 = 1001;
+
+const STOPPING: &str = "the server is stopping";
+
+const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);
