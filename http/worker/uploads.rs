@@ -178,7 +178,7 @@ impl Worker {
             }
             StoreEvent::Arrived { upload, path } => {
                 let Some((id, _)) = self.owner(upload) else { return };
-                info!(upload = %id.short(), path = %path.display(), "arrived");
+                info!(upload = %id.short(), "arrived");
                 self.tell(id, Outcome::Arrived { path });
             }
             StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),

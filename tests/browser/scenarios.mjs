@@ -2,6 +2,7 @@
 // web apps with their server behind a proxy, files with their SHA-256, and a place for screenshots.
 
 import assert from 'node:assert/strict';
+import { copyFileSync, truncateSync } from 'node:fs';
 import { await_text, slowed, with_library, with_page } from './page_tools.mjs';
 
 /** The web app has this file, as it was. */
@@ -180,6 +181,26 @@ async function reload_and_resume(stage) {
   await assert_arrived(app, id, files.middle);
 }
 
+async function file_that_shrinks(stage) {
+  const { app, files } = stage;
+  const id = await app.new_ticket();
+  const file = { path: `${files.middle.path}-${stage.server_kind}-${stage.browser_name}` };
+  copyFileSync(files.middle.path, file.path);
+  await slowed(stage, 20, () =>
+    with_library(stage, [file], async ({ begin, until }) => {
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 3e6');
+      truncateSync(file.path, 5);
+      const up = await until(0, 'up.cancelled && !up.connected');
+      assert.equal(up.state, 'failed');
+      assert.equal(up.error_code, 500);
+      assert.match(up.error_msg, /^error on file load: \w+$/);
+      assert.deepEqual([up.calls.includes('onerror'), up.calls.includes('oncancelled')], [true, true]);
+      assert.equal((await app.handover(id)).cancelReason, up.error_msg);
+    }),
+  );
+}
+
 async function taken_over(stage) {
   const { app, files } = stage;
   const id = await app.new_ticket();
@@ -273,6 +294,7 @@ export const SCENARIOS = [
   cut_and_resume,
   cut_in_handover,
   reload_and_resume,
+  file_that_shrinks,
   as_a_module,
   first_page_simple,
   first_page_dynamic,
