@@ -114,6 +114,24 @@ impl Link {
         }
     }
 
+    /// Nothing is on its way in either direction, and still the server owes an answer: which? The
+    /// web app has nothing to say.
+    pub(crate) fn is_owed(&self, pipe: &Pipe, upload: &Upload) -> Option<&'static str> {
+        let is_live = pipe.is_accepted && !pipe.is_reset && !pipe.is_closed && !self.has_ended;
+        let is_quiet = self.out.is_empty() && pipe.up.is_quiet() && pipe.down.is_quiet();
+        if !is_live || !is_quiet || upload.end.is_some() {
+            return None;
+        }
+        match self.stage {
+            Stage::Upgrading => Some("the upgrade"),
+            Stage::Requesting => Some("MsgUploadConf"),
+            Stage::Sending if !self.unacked.is_empty() => Some("MsgChunkAck"),
+            Stage::Sending if upload.is_handed_over => Some("MsgAllDone"),
+            Stage::Cancelling => Some("MsgCancelAck"),
+            Stage::Sending | Stage::Leaving | Stage::Gone => None,
+        }
+    }
+
     /// The page is closed, or the network is.
     pub(crate) fn leave(&mut self, rng: &mut Rng, pipe: &mut Pipe) {
         if rng.chance(50) {
