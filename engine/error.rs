@@ -15,12 +15,11 @@ pub enum PeerError {
     TicketUnknown,
     UploadOver,
     CancelledByBackend,
-    HandoverFailed,
 }
 
 impl PeerError {
     /// The `ErrorCode` on the wire. Never renumbered. 1xx: the conversation; 2xx: storage; 3xx: the
-    /// ticket; 4xx: the hand-over. 5xx belong to the browser's library.
+    /// ticket. 4xx is kept free for the hand-over, 5xx belongs to the browser's library.
     pub fn code(self) -> u16 {
         match self {
             Self::UploadRequestUnreadable => 100,
@@ -34,7 +33,6 @@ impl PeerError {
             Self::TicketUnknown => 300,
             Self::UploadOver => 301,
             Self::CancelledByBackend => 302,
-            Self::HandoverFailed => 400,
         }
     }
 
@@ -57,7 +55,6 @@ impl PeerError {
                 "Error while consuming file chunk: upload is in no state for this. \
                  might be cancelled."
             }
-            Self::HandoverFailed => "uploader couldn't hand file over to the application",
         }
     }
 }
@@ -80,7 +77,6 @@ mod tests {
             TicketUnknown,
             UploadOver,
             CancelledByBackend,
-            HandoverFailed,
         ];
         for (index, it) in all.iter().enumerate() {
             assert!(all[..index].iter().all(|other| other.code() != it.code()));

@@ -107,7 +107,7 @@ impl Server {
         let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
             (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
         let (cores, receivers) = mailboxes.map_err(system("make a mailbox"))?;
-        let helper = Helper::start().map_err(system("start the helper thread"))?;
+        let helper = Helper::start(backend).map_err(system("start the helper thread"))?;
         let posts = cores.clone();
         let (control, control_sender) = Control::new(config.callback_timeout, {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)

@@ -37,6 +37,7 @@
 
   // Any message shorter than the server's suggestion is legal; longer ones than this gain nothing.
   const CHUNK_BYTES_MAX = 8 * 1024 * 1024;
+  const CHUNK_BYTES_DEFAULT = 512 * 1024;
 
   // `rate` forgets half of what it knows in this time.
   const RATE_HALF_LIFE_MS = 2000;
@@ -402,7 +403,7 @@
         if (paused) this.connect();
       } else if (what === 'pause') {
         if (['connecting', 'transferring', 'offline'].includes(this.up.state) && !this.complete) {
-          if (this.up.connected) this.link.send('MsgPause', { Pause: true });
+          if (this.link && this.link.confirmed) this.link.send('MsgPause', { Pause: true });
           this.disconnect();
           this.enter('paused', 'paused');
         }
@@ -514,7 +515,7 @@
         this.link.send_cancel(up.cancel_msg);
         return;
       }
-      this.chunk_bytes = CHUNK_BYTES_MAX;
+      this.chunk_bytes = CHUNK_BYTES_DEFAULT;
       this.send_ahead = 1;
       this.adopt_window(data);
       // Possibly less than what was acknowledged before: the server knows what it has.

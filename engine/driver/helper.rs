@@ -5,7 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use rustix::fs::{
@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno as OsError;
 
+use super::Backend;
 use super::mailbox::{Parcel, Sender};
 use crate::op::{Completion, Errno, FileId, Output, Token};
 
@@ -21,25 +22,22 @@ use crate::op::{Completion, Errno, FileId, Output, Token};
 #[derive(Clone, Debug)]
 pub struct Helper {
     calls: mpsc::Sender<Job>,
-    writers: Arc<OnceLock<mpsc::Sender<Job>>>,
+    /// Under epoll only.
+    writers: Option<mpsc::Sender<Job>>,
 }
 
 impl Helper {
-    /// Starts the thread for rare calls. The writers start when they are first needed.
+    /// Starts the thread for rare calls, and the writers where they are needed. Call it before a
+    /// core is pinned: threads begin where the one that starts them may run.
     ///
     /// # Errors
     /// What starting a thread says (`EAGAIN`).
-    pub fn start() -> io::Result<Self> {
-        Ok(Self { calls: start_threads("helper", 1)?, writers: Arc::default() })
-    }
-
-    /// Starts the writers too, unless they run already.
-    pub(super) fn start_writers(&self) -> io::Result<()> {
-        if self.writers.get().is_none() {
-            // Cores that come here at the same time start threads that end at once, but one set.
-            let _ = self.writers.set(start_threads("writer", WRITER_COUNT)?);
-        }
-        Ok(())
+    pub fn start(backend: Backend) -> io::Result<Self> {
+        let writers = match backend {
+            Backend::IoUring => None,
+            Backend::Epoll => Some(start_threads("writer", WRITER_COUNT)?),
+        };
+        Ok(Self { calls: start_threads("helper", 1)?, writers })
     }
 
     pub(super) fn call<M>(&self, token: Token, call: Call, answer_to: &Sender<M>)
@@ -60,7 +58,7 @@ impl Helper {
     ) where
         M: Send + 'static,
     {
-        let writers = self.writers.get().expect("the epoll driver starts the writers");
+        let writers = self.writers.as_ref().expect("started for epoll");
         let answer_to = answer_to.clone();
         let sent = writers.send(Box::new(move || {
             answer_to.put(Parcel::Completion(Completion { token, result: io() }));

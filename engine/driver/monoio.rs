@@ -36,7 +36,6 @@ pub(super) fn run<W: Machine>(machine: W, setup: Setup<W::Mail>) -> io::Result<(
         }),
         Backend::Epoll => {
             let helper = setup.helper.clone();
-            helper.start_writers()?;
             RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?.block_on(async {
                 Pump::new(machine, Epoll { helper }, setup)?.run().await;
                 Ok(())

@@ -178,7 +178,7 @@ impl Worker {
             }
             StoreEvent::Arrived { upload, path } => {
                 let Some((id, _)) = self.owner(upload) else { return };
-                info!(upload = %id.short(), path = %path.display(), "arrived");
+                info!(upload = %id.short(), "arrived");
                 self.tell(id, Outcome::Arrived { path });
             }
             StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),
@@ -189,7 +189,10 @@ impl Worker {
     /// The handshake is over: chunks come, or nothing is left to come.
     fn on_start(&mut self, now: Instant, key: ClientKey) {
         let Some(id) = self.ticket_of(key) else { return };
-        let Some(ticket) = self.tickets.get(id) else { return };
+        let Some(ticket) = self.tickets.get(id) else {
+            // It was finished and its time ran out during the handshake.
+            return self.refuse(now, key, PeerError::TicketUnknown);
+        };
         let Some(client) = self.clients.get_mut(key) else { return };
         match ticket.state {
             State::Issued | State::Receiving => self.settle(now, id),

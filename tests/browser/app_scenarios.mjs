@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
-import { await_text, slowed, with_page, WAIT_MS } from './page_tools.mjs';
+import { await_text, slowed, with_page } from './page_tools.mjs';
 import { binary_path, free_port, start_program } from './real_server.mjs';
 import { start_proxy } from './tcp_proxy.mjs';
 
@@ -64,7 +64,7 @@ async function example_1(stage) {
       await with_page(stage, url, '#input_file', async (page, choose) => {
         if (file === files.large) await stage.screenshot(page, 'example-1');
         await choose(file);
-        await page.waitForSelector('#output_finished:not([hidden])', { timeout: WAIT_MS });
+        await page.waitForSelector('#output_finished:not([hidden])');
         await await_text(page, '#stats_state_msg', /^all done$/);
         assert.equal(await page.$eval('#stats_progress_bar', (bar) => bar.value), 1);
         if (file === files.large) await stage.screenshot(page, 'example-1-finished');
@@ -78,10 +78,10 @@ async function example_1(stage) {
     await slowed({ proxy }, 20, () =>
       with_page(stage, url, '#input_file', async (page, choose) => {
         await choose(files.middle);
-        await page.waitForFunction(() => document.querySelector('progress').value > 0.2, { timeout: WAIT_MS });
+        await page.waitForFunction(() => document.querySelector('progress').value > 0.2);
         assert.ok(proxy.cut() >= 1);
         await await_text(page, '#stats_state_msg', /^lost connection, trying again in 1 s$/);
-        await page.waitForSelector('#output_finished:not([hidden])', { timeout: WAIT_MS });
+        await page.waitForSelector('#output_finished:not([hidden])');
       }),
     );
     await assert_downloads(url, '/downloads/middle.bin', files.middle);
@@ -135,7 +135,7 @@ async function demo(stage) {
       await page.evaluate((host) => incoming.set_server_hostname(host), proxy.host);
       const row = (file) => `.upload[data-name=${JSON.stringify(file.name)}]`;
       const await_state = (file, state) =>
-        page.waitForSelector(`${row(file)}[data-state="${state}"]`, { timeout: WAIT_MS });
+        page.waitForSelector(`${row(file)}[data-state="${state}"]`);
       await slowed({ proxy }, 20, async () => {
         await choose(files.middle, files.large, files.other, files.empty, files.unicode);
         for (const file of [files.other, files.empty, files.unicode]) await await_state(file, 'finished');
@@ -152,7 +152,7 @@ async function demo(stage) {
         await await_state(files.large, 'cancelled');
       });
       await await_state(files.middle, 'finished');
-      await page.waitForSelector('#files[data-count="4"]', { timeout: WAIT_MS });
+      await page.waitForSelector('#files[data-count="4"]');
       await stage.screenshot(page, 'demo-finished');
       for (const file of [files.middle, files.other, files.empty, files.unicode]) {
         const css = `.file[data-name=${JSON.stringify(file.name)}]`;
@@ -160,7 +160,7 @@ async function demo(stage) {
         await assert_downloads(url, await page.$eval(`${css} a`, (node) => node.getAttribute('href')), file);
       }
       await choose(files.large);
-      await page.waitForSelector('#files[data-count="5"]', { timeout: WAIT_MS });
+      await page.waitForSelector('#files[data-count="5"]');
       await assert_downloads(url, 'files/large.bin', files.large);
     });
   });

@@ -3,7 +3,6 @@
 import assert from 'node:assert/strict';
 
 const MIB = 1024 * 1024;
-export const WAIT_MS = 30_000;
 
 // Firefox reports lost connections in the same way as errors of the page.
 const CONNECTION_LOST = /^Firefox can.t establish a connection|^The connection to ws.* was interrupted/;
@@ -11,6 +10,7 @@ const CONNECTION_LOST = /^Firefox can.t establish a connection|^The connection t
 /** Opens a page, lets `act` choose files in its file input, and closes it afterwards. */
 export async function with_page(stage, url, input, act) {
   const page = await stage.browser.newPage();
+  page.setDefaultTimeout(stage.wait_ms);
   const complaints = [];
   page.on('pageerror', (error) => {
     if (!CONNECTION_LOST.test(error.message)) complaints.push(error.message);
@@ -50,7 +50,7 @@ export async function with_library(stage, files, act) {
       async until(index, condition) {
         const body = `const up = uploads[${index}]; return ${condition};`;
         try {
-          await page.waitForFunction(new Function(body), { polling: 20, timeout: WAIT_MS });
+          await page.waitForFunction(new Function(body), { polling: 20 });
         } catch (error) {
           const seen = await page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
           throw new Error(`${condition} did not come: ${JSON.stringify(seen)}`, { cause: error });
@@ -75,7 +75,7 @@ export async function slowed(stage, mib_per_second, act) {
 export async function await_text(page, selector, pattern) {
   const matches = (css, source) => new RegExp(source).test(document.querySelector(css)?.textContent || '');
   try {
-    await page.waitForFunction(matches, { polling: 20, timeout: WAIT_MS }, selector, pattern.source);
+    await page.waitForFunction(matches, { polling: 20 }, selector, pattern.source);
   } catch (error) {
     const text = await page.evaluate((css) => document.querySelector(css)?.textContent, selector);
     throw new Error(`${selector} is '${text}', not ${pattern}`, { cause: error });

@@ -8,7 +8,7 @@ import { finished } from 'node:stream/promises';
 import { parseArgs } from 'node:util';
 import { APP_SCENARIOS } from './app_scenarios.mjs';
 import { check_browsers, launch } from './browsers.mjs';
-import { start_real_server } from './real_server.mjs';
+import { binary_path, start_real_server } from './real_server.mjs';
 import { SCENARIOS, SCENARIOS_OF_TODAY } from './scenarios.mjs';
 import { start_scripted_server } from './scripted_server.mjs';
 import { start_proxy } from './tcp_proxy.mjs';
@@ -18,13 +18,17 @@ const USAGE = `Usage: node run.mjs [OPTION...]
 
   --size SIZE        of the largest file, such as 50MiB (default) or 1GiB
   --browser NAME     chromium or firefox; both unless given
-  --server NAME      real (default): the binary INCOMING_BIN, or target/debug/incoming
+  --server NAME      real: the binary INCOMING_BIN, or target/debug/incoming
                      scripted: a server of the protocol's first version
+                     both, one after the other, unless given
   --only TEXT        scenarios whose name contains it
   --screenshots DIR  where pictures of the pages go; a temporary directory unless given
 `;
 
-const SCENARIO_TIMEOUT_MS = 180_000;
+// Of the largest file. A wait is longer than the longest upload, a scenario has a few of them.
+const SLOWEST_BYTES_PER_MS = 5000;
+const WAITS_OF_SCENARIO = 6;
+
 const MIB = 1024 * 1024;
 
 function parse_size(text) {
@@ -81,7 +85,7 @@ async function set_stage(dir, server_kind) {
   old_app.serve('/seed1', here('pages/seed1.html'), old_values);
   old_app.serve('/seed2', here('pages/seed2.html'), old_values);
   return {
-    ...{ dir, server, proxy, app, wait_app, old_app },
+    ...{ dir, server_kind, server, proxy, app, wait_app, old_app },
     first_version: server_kind === 'scripted',
     async close() {
       for (const part of [app, wait_app, old_app, proxy]) part.close();
@@ -94,7 +98,7 @@ async function run_scenario(scenario, stage) {
   const start_ms = performance.now();
   let timer;
   const too_long = new Promise((_, reject) => {
-    timer = setTimeout(() => reject(new Error('took too long')), SCENARIO_TIMEOUT_MS);
+    timer = setTimeout(() => reject(new Error('took too long')), WAITS_OF_SCENARIO * stage.wait_ms);
   });
   let error = null;
   await Promise.race([scenario(stage), too_long]).catch((reason) => (error = reason));
@@ -105,49 +109,81 @@ async function run_scenario(scenario, stage) {
   return error === null;
 }
 
+/** Runs the scenarios in one browser. Returns how many failed. */
+async function run_in_browser(browser_name, scenarios, stage, shots_dir) {
+  const browser = await launch(browser_name);
+  const screenshot = (page, name) => {
+    const path = join(shots_dir, `${stage.server_kind}-${browser_name}-${name}.png`);
+    return page.screenshot({ path, fullPage: true });
+  };
+  let failed = 0;
+  try {
+    for (const scenario of scenarios) {
+      if (!(await run_scenario(scenario, { ...stage, browser, browser_name, screenshot }))) failed++;
+      if (stage.server.ended?.()) throw new Error(`the server has ended:\n${stage.server.output()}`);
+    }
+  } finally {
+    await browser.close();
+  }
+  return failed;
+}
+
+/** Runs what was asked for at one server. Returns how many failed. */
+async function run_at_server(server_kind, options, files, dir, shots_dir) {
+  console.log(`server: ${server_kind}`);
+  mkdirSync(dir);
+  const stage = await set_stage(dir, server_kind);
+  // Long files need longer than short ones, also on a slow machine.
+  Object.assign(stage, { files, wait_ms: 30_000 + files.large.length / SLOWEST_BYTES_PER_MS });
+  const all = stage.first_version ? SCENARIOS : [...SCENARIOS, ...SCENARIOS_OF_TODAY, ...APP_SCENARIOS];
+  const scenarios = all.filter((scenario) => scenario.name.includes(options.only));
+  let failed = 0;
+  try {
+    for (const browser_name of options.browsers) {
+      failed += await run_in_browser(browser_name, scenarios, stage, shots_dir);
+    }
+    for (const error of [stage.app, stage.wait_app, stage.old_app].flatMap((app) => app.errors)) {
+      console.log(`not ok  web app: ${error}`);
+      failed++;
+    }
+  } finally {
+    await stage.close();
+  }
+  return failed;
+}
+
 async function main() {
   const { values } = parseArgs({
     options: {
       size: { type: 'string', default: '50MiB' },
       browser: { type: 'string' },
-      server: { type: 'string', default: 'real' },
+      server: { type: 'string' },
       only: { type: 'string', default: '' },
       screenshots: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
   });
   if (values.help) return console.log(USAGE);
-  const names = values.browser ? [values.browser] : ['chromium', 'firefox'];
-  check_browsers(names);
+  const choose = (given, all) => {
+    if (given && !all.includes(given)) throw new Error(`${given}: expected ${all.join(' or ')}`);
+    return given ? [given] : all;
+  };
+  const browsers = choose(values.browser, ['chromium', 'firefox']);
+  const servers = choose(values.server, ['real', 'scripted']);
+  check_browsers(browsers);
+  if (servers.includes('real')) binary_path();
 
   const dir = mkdtempSync(join(tmpdir(), 'incoming-browser-'));
   const shots_dir = values.screenshots || mkdtempSync(join(tmpdir(), 'incoming-screenshots-'));
   mkdirSync(shots_dir, { recursive: true });
-  let stage = null;
   let failed = 0;
   try {
     const files = await make_files(join(dir, 'files'), parse_size(values.size));
-    stage = await set_stage(dir, values.server);
-    const all = stage.first_version ? SCENARIOS : [...SCENARIOS, ...SCENARIOS_OF_TODAY, ...APP_SCENARIOS];
-    const scenarios = all.filter((scenario) => scenario.name.includes(values.only));
-    for (const browser_name of names) {
-      const browser = await launch(browser_name);
-      const screenshot = (page, name) => page.screenshot({ path: join(shots_dir, `${browser_name}-${name}.png`) });
-      try {
-        for (const scenario of scenarios) {
-          if (!(await run_scenario(scenario, { ...stage, files, browser, browser_name, screenshot }))) failed++;
-          if (stage.server.ended?.()) throw new Error(`the server has ended:\n${stage.server.output()}`);
-        }
-      } finally {
-        await browser.close();
-      }
-    }
-    for (const app of [stage.app, stage.wait_app, stage.old_app]) {
-      for (const error of app.errors) console.log(`not ok  web app: ${error}`);
-      failed += app.errors.length;
+    for (const server_kind of servers) {
+      const options = { browsers, only: values.only };
+      failed += await run_at_server(server_kind, options, files, join(dir, server_kind), shots_dir);
     }
   } finally {
-    if (stage) await stage.close();
     rmSync(dir, { recursive: true });
   }
   console.log(failed ? `${failed} failed` : 'all passed', `(screenshots: ${shots_dir})`);

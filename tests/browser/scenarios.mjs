@@ -2,7 +2,8 @@
 // web apps with their server behind a proxy, files with their SHA-256, and a place for screenshots.
 
 import assert from 'node:assert/strict';
-import { await_text, slowed, with_library, with_page, WAIT_MS } from './page_tools.mjs';
+import { copyFileSync, truncateSync } from 'node:fs';
+import { await_text, slowed, with_library, with_page } from './page_tools.mjs';
 
 /** The web app has this file, as it was. */
 async function assert_arrived(app, id, file) {
@@ -162,6 +163,44 @@ async function cut_in_handover(stage) {
   });
 }
 
+async function reload_and_resume(stage) {
+  const { app, files } = stage;
+  const id = await app.new_ticket();
+  await slowed(stage, 20, async () => {
+    await with_library(stage, [files.middle], async ({ begin, until }) => {
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 5e6');
+    });
+    await with_library(stage, [files.middle], async ({ begin, until }) => {
+      await begin(0, id);
+      const resumed = await until(0, "up.state === 'transferring'");
+      assert.ok(resumed.bytes_acked >= 5e6, `${resumed.bytes_acked}`);
+      assert_finished(await until(0, 'up.finished && !up.connected'), files.middle);
+    });
+  });
+  await assert_arrived(app, id, files.middle);
+}
+
+async function file_that_shrinks(stage) {
+  const { app, files } = stage;
+  const id = await app.new_ticket();
+  const file = { path: `${files.middle.path}-${stage.server_kind}-${stage.browser_name}` };
+  copyFileSync(files.middle.path, file.path);
+  await slowed(stage, 20, () =>
+    with_library(stage, [file], async ({ begin, until }) => {
+      await begin(0, id);
+      await until(0, 'up.bytes_acked > 3e6');
+      truncateSync(file.path, 5);
+      const up = await until(0, 'up.cancelled && !up.connected');
+      assert.equal(up.state, 'failed');
+      assert.equal(up.error_code, 500);
+      assert.match(up.error_msg, /^error on file load: \w+$/);
+      assert.deepEqual([up.calls.includes('onerror'), up.calls.includes('oncancelled')], [true, true]);
+      assert.equal((await app.handover(id)).cancelReason, up.error_msg);
+    }),
+  );
+}
+
 async function taken_over(stage) {
   const { app, files } = stage;
   const id = await app.new_ticket();
@@ -189,9 +228,9 @@ async function as_a_module(stage) {
   const { app, files } = stage;
   const url = `http://${app.host}/module`;
   await with_page(stage, url, '#file', async (page, choose) => {
-    await page.waitForFunction(() => window.same === true, { timeout: WAIT_MS });
+    await page.waitForFunction(() => window.same === true);
     await choose(files.other);
-    await page.waitForFunction(() => window.uploader?.finished, { polling: 20, timeout: WAIT_MS });
+    await page.waitForFunction(() => window.uploader?.finished, { polling: 20 });
     await assert_arrived(app, app.last_ticket(), files.other);
   });
 }
@@ -254,6 +293,8 @@ export const SCENARIOS = [
   cancel_by_backend,
   cut_and_resume,
   cut_in_handover,
+  reload_and_resume,
+  file_that_shrinks,
   as_a_module,
   first_page_simple,
   first_page_dynamic,

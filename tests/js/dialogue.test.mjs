@@ -71,6 +71,14 @@ test('a server that announces nothing sensible gets one message at a time', LIMI
   assert.ok((await connection.take(5000)).equals(bytes));
 });
 
+test('a server that announces nothing gets messages that any server takes', LIMIT, async (t) => {
+  const { server, uploader } = await set_up(t, 1_000_000);
+  uploader.start();
+  const connection = await server.connection();
+  await connection.accept({ chunk_kb: null, ahead: null });
+  assert.equal((await connection.chunk()).length, 524_288);
+});
+
 test('an acknowledgement may change chunk size and window', LIMIT, async (t) => {
   const { server, uploader, bytes } = await set_up(t, 100_000);
   uploader.start();
@@ -199,6 +207,17 @@ test('pause tells the server and closes; unpause goes on from where the server i
   await second.all_done();
   await seen.until((up) => up.finished);
   assert.equal(seen.count('onerror'), 0);
+});
+
+test('a pause before the server has answered only closes', LIMIT, async (t) => {
+  const { server, uploader, seen } = await set_up(t, 10_000);
+  uploader.start();
+  const connection = await server.connection();
+  await connection.expect('MsgUploadReq');
+  await seen.until((up) => up.connected);
+  uploader.pause('pause');
+  assert.equal(uploader.state, 'paused');
+  assert.equal(await connection.closed(), 1005);
 });
 
 test('toggle toggles', LIMIT, async (t) => {

@@ -114,6 +114,24 @@ impl Link {
         }
     }
 
+    /// Nothing is on its way in either direction, and still the server owes an answer: which? The
+    /// web app has nothing to say.
+    pub(crate) fn is_owed(&self, pipe: &Pipe, upload: &Upload) -> Option<&'static str> {
+        let is_live = pipe.is_accepted && !pipe.is_reset && !pipe.is_closed && !self.has_ended;
+        let is_quiet = self.out.is_empty() && pipe.up.is_quiet() && pipe.down.is_quiet();
+        if !is_live || !is_quiet || upload.end.is_some() {
+            return None;
+        }
+        match self.stage {
+            Stage::Upgrading => Some("the upgrade"),
+            Stage::Requesting => Some("MsgUploadConf"),
+            Stage::Sending if !self.unacked.is_empty() => Some("MsgChunkAck"),
+            Stage::Sending if upload.is_handed_over => Some("MsgAllDone"),
+            Stage::Cancelling => Some("MsgCancelAck"),
+            Stage::Sending | Stage::Leaving | Stage::Gone => None,
+        }
+    }
+
     /// The page is closed, or the network is.
     pub(crate) fn leave(&mut self, rng: &mut Rng, pipe: &mut Pipe) {
         if rng.chance(50) {
@@ -265,24 +283,28 @@ impl Link {
         if !may_send || self.position >= length || self.out.len() > 2 * self.move_bytes_max {
             return;
         }
-        if let Plan::CancelByBrowser(at) = upload.plan {
-            if self.position >= at && self.stage == Stage::Sending {
-                upload.was_cancelled_by_browser = true;
-                self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
-                self.stage = Stage::Cancelling;
-                return;
-            }
+        if let Plan::CancelByBrowser(at) = upload.plan
+            && self.position >= at
+            && self.stage == Stage::Sending
+        {
+            upload.was_cancelled_by_browser = true;
+            self.say(rng, "MsgCancel", json!({"Reason": "no more"}));
+            self.stage = Stage::Cancelling;
+            return;
         }
         if self.unacked.len() >= self.window_count {
             return;
         }
         let most = upload.chunk_bytes_max.min(length - self.position);
         let count = if rng.chance(60) { most } else { rng.below(most + 1) };
-        let bytes = &upload.bytes[self.position..self.position + count];
+        let mut bytes = upload.bytes[self.position..self.position + count].to_vec();
+        if upload.plan == Plan::SendTooMuch && self.position + count == length {
+            bytes.extend(b"and more");
+        }
         let mut message = Vec::new();
-        write_message(rng, &mut message, BINARY, bytes);
+        write_message(rng, &mut message, BINARY, &bytes);
         self.out.extend(message);
-        self.unacked.push_back(count);
+        self.unacked.push_back(bytes.len());
         self.position += count;
         upload.sent = upload.sent.max(self.position);
     }

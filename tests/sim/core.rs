@@ -98,6 +98,11 @@ impl Core {
         self.run_ops(now, pipes, rng)
     }
 
+    /// Something is ready to happen without anybody else.
+    pub(crate) fn is_busy(&self, pipes: &[Pipe]) -> bool {
+        !self.ready(pipes).is_empty()
+    }
+
     /// Every op on a socket is over and nothing is on its way here.
     pub(crate) fn check_end(&self) {
         assert!(self.worker.is_stopped());

@@ -61,6 +61,11 @@ impl Flow {
         self.bytes.len()
     }
 
+    /// Nothing is on its way, not even the end.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.bytes.is_empty() && !self.is_ended
+    }
+
     pub(crate) fn space(&self) -> usize {
         self.bytes_max - self.bytes.len()
     }

@@ -50,6 +50,8 @@ pub(crate) enum Plan {
     /// Once it has sent so many bytes.
     CancelByBrowser(usize),
     CancelByApp(usize),
+    /// Its last message is longer than the file.
+    SendTooMuch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +70,7 @@ impl Upload {
         let plan = match rng.below(10) {
             0 if length > 0 => Plan::CancelByBrowser(at.min(length - 1)),
             1 => Plan::CancelByApp(at),
+            2 if length > 0 && rng.chance(50) => Plan::SendTooMuch,
             _ => Plan::Finish,
         };
         Self {
@@ -135,13 +138,10 @@ impl Upload {
             assert!(has_lost, "acknowledged bytes are asked for again");
             self.acked = position;
         }
-        if let Some(data) = self.data(core) {
-            if !core.disk.has_lost(&self.ticket.unwrap().to_string()) {
-                assert!(
-                    data[..position] == self.bytes[..position],
-                    "it goes on after what is there"
-                );
-            }
+        if let Some(data) = self.data(core)
+            && !core.disk.has_lost(&self.ticket.unwrap().to_string())
+        {
+            assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
         }
     }
 
@@ -149,6 +149,7 @@ impl Upload {
         let is_right = match code {
             STORAGE_FAILED => core.disk.has_failed(),
             TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled() || self.may_time_out,
+            FILE_LONGER_THAN_DECLARED => self.plan == Plan::SendTooMuch,
             CANCELLED_BY_BACKEND => self.was_cancel_asked,
             _ => false,
         };
@@ -170,6 +171,7 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 pub(crate) const CORE_COUNT: u16 = 2;
 pub(crate) const STORAGE_DIR: &str = "/storage";
 
+const FILE_LONGER_THAN_DECLARED: u64 = 105;
 const STORAGE_FAILED: u64 = 200;
 const TICKET_UNKNOWN: u64 = 300;
 const UPLOAD_OVER: u64 = 301;

@@ -10,7 +10,7 @@ use incoming::mail::Mail;
 use crate::core::{Core, Outbox, Sent, core_index};
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
-use crate::upload::Upload;
+use crate::upload::{Plan, Upload};
 
 /// One HTTP request on a connection of its own.
 #[derive(Debug)]
@@ -106,6 +106,7 @@ impl Told {
                 let is_right = match reason.as_str() {
                     "no more" => upload.was_cancelled_by_browser,
                     "upload timed out" => upload.may_time_out,
+                    TOO_MUCH => upload.plan == Plan::SendTooMuch,
                     "storage error" => core.disk.has_failed(),
                     _ => false,
                 };
@@ -173,3 +174,6 @@ pub(crate) fn on_response(
         _ => panic!("{:?} is answered with {status} {body}", call.kind),
     }
 }
+
+/// Why an upload ends that is longer than was said, in the words of the original.
+const TOO_MUCH: &str = "Error while consuming file chunk: File would get larger than declared";

@@ -184,9 +184,24 @@ impl World {
         let links = self.links.iter().map(Link::wakes_at);
         let next = workers.chain(told).chain(links).filter(|it| *it > self.now).min();
         let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
+        if next - self.now > Duration::from_secs(1) {
+            self.check_debts();
+        }
         let is_app_busy = self.calls.iter().any(|it| self.pipes[it.pipe].is_accepted);
         if next - self.now < Duration::from_secs(2) || !is_app_busy && self.rng.chance(10) {
             self.now = next;
+        }
+    }
+
+    /// Only time will make something happen: then the server owes nobody an answer.
+    fn check_debts(&self) {
+        let is_busy = self.cores.iter().any(|it| it.is_busy(&self.pipes));
+        if is_busy || !self.told.is_empty() {
+            return;
+        }
+        for link in &self.links {
+            let owed = link.is_owed(&self.pipes[link.pipe], &self.uploads[link.upload]);
+            assert_eq!(owed, None, "{link:?}");
         }
     }
 

@@ -60,7 +60,7 @@ pub(crate) struct Cores {
 impl Cores {
     pub(crate) fn start((runtime, backend): Variant, count: usize) -> Self {
         let (report, reports) = mpsc::channel();
-        let helper = Helper::start().unwrap();
+        let helper = Helper::start(backend).unwrap();
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| driver::mailbox::<Mail>().unwrap()).unzip();
         let mut addresses = Vec::new();
