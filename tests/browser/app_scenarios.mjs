@@ -116,14 +116,17 @@ async function example_2(stage) {
         await await_text(page, '#output_cancelled', /^true$/);
       });
       await await_text(page, '#output_state_msg', /^cancelled: user cancelled manually$/);
-      await choose(files.unicode);
-      await await_text(page, '#uploads', /Übergrößenträger/);
-      await stage.screenshot(page, 'example-2-finished');
-      const found = await links(page, '#uploads a');
-      assert.deepEqual(found.map(([text]) => text).sort(), [files.middle.name, files.unicode.name].sort());
-      for (const [text, path] of found) {
-        await assert_downloads(url, path, text === files.middle.name ? files.middle : files.unicode);
+      // And the large one once more, to its end.
+      for (const file of [files.unicode, files.large]) {
+        await choose(file);
+        await page.waitForFunction(
+          (name) => document.querySelector('#uploads').textContent.includes(name), {}, file.name);
       }
+      await stage.screenshot(page, 'example-2-finished');
+      const found = new Map(await links(page, '#uploads a'));
+      const uploaded = [files.middle, files.unicode, files.large];
+      assert.deepEqual([...found.keys()].sort(), uploaded.map((file) => file.name).sort());
+      for (const file of uploaded) await assert_downloads(url, found.get(file.name), file);
     });
   });
 }
