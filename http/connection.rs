@@ -225,9 +225,11 @@ impl Connection {
         self.is_ending = true;
     }
 
-    /// Asks the client for a sign of life.
+    /// Asks the client for a sign of life, unless the last byte has been written.
     pub fn ping(&mut self) {
-        encode(&mut self.out, OpCode::Ping, b"");
+        if let Some((_, out)) = self.session() {
+            encode(out, OpCode::Ping, b"");
+        }
     }
 
     /// What is to be sent.
@@ -372,9 +374,9 @@ impl Connection {
                 engine::mask::unmask_in_place(&mut unmasked, mask);
                 session.on_stray_binary(&unmasked)
             }
-            MessageEvent::BinaryEnd { .. } => {
+            MessageEvent::BinaryEnd { length_bytes } => {
                 let is_chunk = session.is_receiving();
-                let command = session.on_binary_end();
+                let command = session.on_binary_end(length_bytes);
                 if is_chunk {
                     return Some(Event::MessageEnd);
                 }
@@ -447,3 +449,31 @@ const UNACKED_COUNT_MAX: usize = 1024;
 const STRAY_BYTES_MAX: usize = 32 * 1024;
 
 const CLOSE_NORMAL: u16 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::assets::Library;
+
+    const UPGRADE: &[u8] = b"GET /incoming/0.1/frontend/upload_ws HTTP/1.1\r\nHost: a\r\n\
+        Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+        Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+    #[test]
+    fn nothing_follows_a_close_frame() {
+        let library = Library::new(SystemTime::UNIX_EPOCH);
+        let router = Router { library, backend_behind_proxy: false };
+        let mut connection = Connection::new();
+        let event = connection.poll_event(&router, "", &mut &UPGRADE[..]);
+        assert!(matches!(event, Some(Event::Alive)), "{event:?}");
+        connection.out().clear();
+        connection.ping();
+        assert_eq!(connection.out()[..], [0x89, 0]);
+        connection.out().clear();
+        connection.close(1001, "");
+        connection.ping();
+        assert_eq!(connection.out()[..], [0x88, 2, 0x03, 0xe9]);
+    }
+}
