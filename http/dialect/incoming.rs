@@ -222,10 +222,6 @@ impl Session {
         self.state == State::Claiming
     }
 
-    pub fn is_over(&self) -> bool {
-        self.state == State::Over
-    }
-
     /// Before the upload is confirmed: the browser has to say something soon.
     pub fn is_in_handshake(&self) -> bool {
         matches!(self.state, State::Requesting | State::Confirming)
@@ -451,6 +447,6 @@ mod tests {
         assert_eq!(session.on_binary_end(1), None);
         session.on_finished(&mut out);
         assert_eq!(count(&out, "MsgAllDone"), 1);
-        assert!(session.is_over());
+        assert_eq!(session.state, State::Over);
     }
 }

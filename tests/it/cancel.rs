@@ -88,6 +88,18 @@ fn the_backend_cancels_in_every_phase(setup: &Setup) {
     assert_gone(&server, &id);
     assert_eq!(backend.call_count(&id), 0, "cancel_upload never causes a callback");
 
+    // The browser is in the handshake, where it does not expect MsgCancel.
+    let id = backend.ticket(&server);
+    let mut client = Client::connect(&server);
+    client.request(&id, content.length_bytes, "x");
+    client.conf();
+    server.post(CANCEL, &[("id", &id)]).assert(200, "ok");
+    client.finish_with_error(
+        302,
+        "Error while consuming file chunk: upload is in no state for this. might be cancelled.",
+    );
+    assert_gone(&server, &id);
+
     // The browser is there: before its first chunk, after one, within one.
     for phase in 0..3 {
         let id = backend.ticket(&server);
@@ -96,6 +108,7 @@ fn the_backend_cancels_in_every_phase(setup: &Setup) {
             client.chunk(content.piece(0, 300_001));
             client.chunk_ack();
         }
+        client.sync();
         let whole = binary_frame(&content.piece(client.position, 300_000));
         let cut = if phase == 2 { 200_000 } else { 0 };
         client.raw(&whole[..cut]);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use socket2::SockRef;
+use tungstenite::protocol::Role;
 use tungstenite::protocol::frame::coding::{Data, OpCode};
 use tungstenite::protocol::frame::{CloseFrame, Frame, FrameHeader};
 use tungstenite::{Error, Message, WebSocket};
@@ -43,10 +44,26 @@ pub struct Client {
 
 impl Client {
     pub fn connect(server: &Server) -> Self {
-        let stream = Connection::open(server.address).into_stream();
+        let stream = Connection::open(server.address).into_parts().0;
         let url = format!("ws://{}/incoming/0.1/frontend/upload_ws", server.address);
         let (socket, response) = tungstenite::client(url, stream).expect("the opening handshake");
         assert_eq!(response.status(), 101);
+        Self::on(socket)
+    }
+
+    /// Connects with an opening handshake that is followed by these bytes in the same packet.
+    pub fn connect_and_say(server: &Server, bytes: &[u8]) -> Self {
+        let mut connection = Connection::open(server.address);
+        let head = "GET /incoming/0.1/frontend/upload_ws HTTP/1.1\r\nHost: a\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        connection.send([head.as_bytes(), bytes].concat());
+        assert_eq!(connection.response_head().status, 101);
+        let (stream, read) = connection.into_parts();
+        Self::on(WebSocket::from_partially_read(stream, read, Role::Client, None))
+    }
+
+    fn on(socket: WebSocket<TcpStream>) -> Self {
         Self { socket, position: 0, send_ahead: 1, in_flight: VecDeque::new(), acknowledged: 0 }
     }
 
@@ -130,6 +147,12 @@ impl Client {
         self.position += length as u64;
     }
 
+    /// Waits until the server has read everything so far.
+    pub fn sync(&mut self) {
+        self.send(Message::Ping(b"sync".to_vec().into()));
+        assert_eq!(self.receive_after_acks(), Event::Pong(b"sync".to_vec()));
+    }
+
     /// Bytes past tungstenite: broken frames, frames in pieces.
     pub fn raw(&mut self, bytes: &[u8]) {
         self.socket.get_mut().write_all(bytes).expect("write");
@@ -152,8 +175,18 @@ impl Client {
 
     /// Reads the acknowledgement of the oldest chunk in flight: exactly one for each, in order.
     pub fn chunk_ack(&mut self) {
-        let data = self.message("MsgChunkAck");
-        self.on_chunk_ack(&data);
+        self.try_chunk_ack().unwrap_or_else(|other| panic!("{other:?} instead of MsgChunkAck"));
+    }
+
+    /// Like [`Self::chunk_ack`], for those who expect something else. Returns that.
+    pub fn try_chunk_ack(&mut self) -> Result<(), Event> {
+        match self.receive() {
+            Event::Message { kind, data } if kind == "MsgChunkAck" => {
+                self.on_chunk_ack(&data);
+                Ok(())
+            }
+            other => Err(other),
+        }
     }
 
     pub fn all_acks(&mut self) {

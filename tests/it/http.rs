@@ -107,10 +107,18 @@ impl Connection {
         }
     }
 
-    /// What an upgrade has left behind the response.
-    pub fn into_stream(self) -> TcpStream {
-        assert!(self.reader.buffer().is_empty(), "the server speaks first");
-        self.reader.into_inner()
+    /// Panics unless the server closes, silently or with this refusal.
+    pub fn assert_closed_after_error(&mut self, status: u16) {
+        if self.reader.fill_buf().is_ok_and(|it| !it.is_empty()) {
+            assert_eq!(self.response().status, status);
+        }
+        self.assert_closed();
+    }
+
+    /// The stream, and what has been read from it behind the last response.
+    pub fn into_parts(self) -> (TcpStream, Vec<u8>) {
+        let read = self.reader.buffer().to_vec();
+        (self.reader.into_inner(), read)
     }
 
     fn body_of(&mut self, mut response: Response) -> Response {

@@ -1,13 +1,15 @@
 //! Start and stop: what is refused and how it is said, what a signal does.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
+use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::backend::Backend;
+use crate::backend::{Answer, Backend, Gate};
 use crate::client::{Client, Event};
 use crate::content::Content;
-use crate::http::Connection;
+use crate::http::{Connection, request_bytes};
 use crate::server::{Driver, Place, Server, Setup, on_every_driver, start_refused, storage};
 
 on_every_driver! { signals_stop_cleanly }
@@ -35,6 +37,16 @@ fn signals_stop_cleanly(setup: &Setup) {
     }
 }
 
+/// A server starts on this directory.
+fn assert_starts(storage_dir: &Path) {
+    let mut child = Setup::default().command(storage_dir).spawn().expect("start the server");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).expect("a line");
+    child.kill().expect("kill");
+    child.wait().expect("wait");
+    assert!(line.starts_with("listening on http://"), "{line}");
+}
+
 #[test]
 fn a_stopped_server_leaves_its_address_and_directory() {
     let storage = storage(Place::Disk);
@@ -42,14 +54,70 @@ fn a_stopped_server_leaves_its_address_and_directory() {
     let mut first = Server::start(&Setup::default(), storage);
     first.signal(Signal::TERM);
     assert_eq!(first.exit_status().code(), Some(0));
-    // Start another one on the same directory, while the first one's harness still holds it.
-    let mut child = Setup::default().command(&path).spawn().unwrap();
-    let mut line = String::new();
-    let stdout = child.stdout.take().unwrap();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();
-    child.kill().unwrap();
-    child.wait().unwrap();
-    assert!(!line.is_empty());
+    assert_starts(&path);
+}
+
+#[test]
+fn a_killed_server_leaves_its_directory_usable() {
+    let storage = storage(Place::Disk);
+    let path = storage.path().to_owned();
+    let mut first = Server::start(&Setup::default(), storage);
+    let backend = Backend::done();
+    let id = backend.ticket(&first);
+    let mut client = Client::open(&first, &id, 10_000_000);
+    client.chunk(vec![1; 5_000_000]);
+    first.signal(Signal::KILL);
+    assert!(!first.exit_status().success());
+    assert_starts(&path);
+}
+
+#[test]
+fn a_hanging_app_does_not_hold_up_the_end() {
+    let mut server = Setup::default().start();
+    let gate = Gate::default();
+    let closed = gate.clone();
+    let backend = Backend::scripted(move |_| {
+        closed.pass();
+        Answer::Done
+    });
+    let id = backend.ticket(&server);
+    let mut client = Client::open(&server, &id, 1000);
+    client.send_rest(Content::new(71, 1000), || 1000);
+    backend.call(&id, 1);
+    server.signal(Signal::TERM);
+    client.assert_closed(1001);
+    assert_eq!(server.exit_status().code(), Some(0));
+    gate.open();
+}
+
+#[test]
+fn the_number_of_cores_does_not_matter() {
+    for cores in [1, 3, 8] {
+        let server = Setup { cores, ..Setup::default() }.start();
+        let backend = Backend::done();
+        let content = Content::new(72, 200_000);
+        for _ in 0..16 {
+            let id = backend.ticket_kept(&server);
+            Client::upload(&server, &id, content, 70_000);
+            content.assert_file(&backend.call(&id, 1).path());
+        }
+        // Every ticket has its core, and one connection asks them all in turn.
+        let ids: Vec<String> = (0..40).map(|_| backend.ticket(&server)).collect();
+        let mut connection = Connection::open(server.address);
+        let mut requests = String::new();
+        for id in &ids {
+            let target = format!("/incoming/0.1/backend/cancel_upload?id={id}");
+            requests += &request_bytes("POST", &target, &[], "");
+            requests += &request_bytes("POST", &target, &[], "");
+            requests += &request_bytes("GET", "/nothing", &[], "");
+        }
+        connection.send(requests);
+        for _ in &ids {
+            connection.response().assert(200, "ok");
+            connection.response().assert(400, "id unknown");
+            assert_eq!(connection.response().status, 404);
+        }
+    }
 }
 
 #[test]

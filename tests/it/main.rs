@@ -18,12 +18,14 @@ mod server;
 
 mod backend_api;
 mod cancel;
+mod disk;
 mod handover;
 mod http_framing;
 mod http_routes;
 mod lifecycle;
 mod many;
 mod messages;
+mod peers;
 mod resume;
 mod settings;
 mod upload;

@@ -46,6 +46,9 @@ pub struct Setup {
     pub cores: u32,
     pub memory_mib: u32,
     pub environment: Vec<(&'static str, String)>,
+    /// Where the server is started within: a command that ends by running its last arguments,
+    /// made from the storage directory.
+    pub within: Option<fn(&Path) -> Vec<String>>,
 }
 
 impl Setup {
@@ -57,6 +60,7 @@ impl Setup {
             cores: 2,
             memory_mib: 16,
             environment: Vec::new(),
+            within: None,
         }
     }
 
@@ -71,16 +75,14 @@ impl Setup {
 
     /// The command that would start it, for tests that want to see it fail.
     pub fn command(&self, storage_dir: &Path) -> Command {
-        let binary = env!("CARGO_BIN_EXE_incoming");
-        let mut command = match self.driver {
-            Driver::Monoio | Driver::TokioUring => Command::new(binary),
-            Driver::MonoioRefused | Driver::TokioUringRefused => {
-                let wrapper = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/without_io_uring.py");
-                let mut command = Command::new("python3");
-                command.args([wrapper, "EPERM", binary]);
-                command
-            }
-        };
+        let mut words = self.within.map_or_else(Vec::new, |it| it(storage_dir));
+        if matches!(self.driver, Driver::MonoioRefused | Driver::TokioUringRefused) {
+            let wrapper = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/without_io_uring.py");
+            words.extend(["python3", wrapper, "EPERM"].map(str::to_owned));
+        }
+        words.push(env!("CARGO_BIN_EXE_incoming").to_owned());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         let runtime = match self.driver {
             Driver::Monoio | Driver::MonoioRefused => "monoio",
             Driver::TokioUring | Driver::TokioUringRefused => "tokio-uring",
@@ -191,6 +193,11 @@ impl Server {
 
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// A path as the server sees it, which may have mounts of its own.
+    pub fn seen_by_server(&self, path: &Path) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}", self.child.id(), path.display()))
     }
 
     /// The most memory the process has had resident so far, in bytes.
