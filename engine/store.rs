@@ -3,8 +3,8 @@
 //! A store turns received bytes into writes, and completions into news for its owner. It gives out
 //! the staging memory of a core: whoever holds a lease may receive, everybody else waits in line.
 //!
-//! Reading order: this file (what an owner can ask for), [`staging`] (the path of a byte: reserve,
-//! append, flush, write), [`steps`] (open, finish, remove, fail), [`part`] (the state of one file).
+//! Reading order: this file (what an owner can ask for), `staging` (the path of a byte: reserve,
+//! append, flush, write), `steps` (open, finish, remove, fail), `part` (the state of one file).
 
 mod part;
 mod staging;

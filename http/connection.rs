@@ -76,8 +76,6 @@ enum Phase {
     /// The worker's answer is due.
     Answering(Asked),
     Upload(Box<Upload>),
-    /// Nothing that comes matters any more.
-    Ended,
 }
 
 #[derive(Debug)]
@@ -99,6 +97,8 @@ struct Asked {
 struct Upload {
     messages: MessageDecoder,
     session: Session,
+    /// The client's close frame is still to come.
+    awaits_close: bool,
 }
 
 impl Connection {
@@ -116,7 +116,9 @@ impl Connection {
     ) -> Option<Event<'a>> {
         loop {
             if self.is_ending {
-                self.phase = Phase::Ended;
+                if let Phase::Upload(upload) = &mut self.phase {
+                    upload.look_for_close(input);
+                }
                 *input = &[];
                 return None;
             }
@@ -143,10 +145,6 @@ impl Connection {
                 },
                 Phase::Answering(_) => return None,
                 Phase::Upload(_) => return self.poll_message(input),
-                Phase::Ended => {
-                    *input = &[];
-                    return None;
-                }
             }
         }
     }
@@ -245,7 +243,6 @@ impl Connection {
         match &self.phase {
             Phase::Head | Phase::Body(_) => Wants::Bytes(INPUT_BYTES_MAX),
             Phase::Answering(_) => Wants::Nothing,
-            Phase::Ended => Wants::Discard,
             Phase::Upload(it) if it.session.is_claiming() => Wants::Nothing,
             Phase::Upload(it) if it.session.unacked_count() >= UNACKED_COUNT_MAX => Wants::Nothing,
             Phase::Upload(it) if it.session.is_receiving() => Wants::FileBytes,
@@ -263,13 +260,19 @@ impl Connection {
             Phase::Answering(_) => Pace::Server,
             Phase::Upload(it) if it.session.is_in_handshake() => Pace::Handshake,
             Phase::Upload(_) => Pace::Upload,
-            Phase::Ended => Pace::Ending,
         }
     }
 
     /// The last byte has been written.
     pub fn is_ending(&self) -> bool {
         self.is_ending
+    }
+
+    /// The last byte has been written and our direction may be closed. That of a WebSocket only
+    /// after both close frames (RFC 6455 section 7.1.1): proxies cut both directions when one ends,
+    /// and with them what the client still has to hear.
+    pub fn may_shut(&self) -> bool {
+        self.is_ending && !matches!(&self.phase, Phase::Upload(it) if it.awaits_close)
     }
 
     /// Up to where acknowledgements are due, if any are.
@@ -339,7 +342,8 @@ impl Connection {
                     self.out.extend_from_slice(&response);
                     let messages = MessageDecoder::new(MESSAGE_LIMITS);
                     let session = Session::new();
-                    self.phase = Phase::Upload(Box::new(Upload { messages, session }));
+                    self.phase =
+                        Phase::Upload(Box::new(Upload { messages, session, awaits_close: true }));
                     return Some(Event::Alive);
                 }
                 Err(error) => self.respond(date, &error.response(), asked),
@@ -352,13 +356,15 @@ impl Connection {
         let Phase::Upload(upload) = &mut self.phase else {
             unreachable!("called in this phase");
         };
-        let Upload { messages, session } = &mut **upload;
+        let Upload { messages, session, awaits_close } = &mut **upload;
         if session.is_claiming() || session.unacked_count() >= UNACKED_COUNT_MAX {
             return None;
         }
         let event = match messages.decode(input) {
             Ok(event) => event?,
             Err(error) => {
+                // What follows cannot be understood: no close frame would be found in it.
+                *awaits_close = false;
                 self.close(error.close_code(), error.reason());
                 return None;
             }
@@ -387,6 +393,7 @@ impl Connection {
             }
             MessageEvent::Pong => None,
             MessageEvent::Close { code, .. } => {
+                *awaits_close = false;
                 session.on_closed(&mut self.out, code.unwrap_or(CLOSE_NORMAL), "");
                 self.is_ending = true;
                 return None;
@@ -414,6 +421,19 @@ impl Connection {
         match &mut self.phase {
             Phase::Upload(upload) if !self.is_ending => Some((&mut upload.session, &mut self.out)),
             _ => None,
+        }
+    }
+}
+
+impl Upload {
+    /// After our close frame: whatever comes before the client's is no news.
+    fn look_for_close(&mut self, input: &mut &[u8]) {
+        while self.awaits_close {
+            match self.messages.decode(input) {
+                Ok(None) => return,
+                Ok(Some(MessageEvent::Close { .. })) | Err(_) => self.awaits_close = false,
+                Ok(Some(_)) => {}
+            }
         }
     }
 }
@@ -447,3 +467,116 @@ const UNACKED_COUNT_MAX: usize = 1024;
 const STRAY_BYTES_MAX: usize = 32 * 1024;
 
 const CLOSE_NORMAL: u16 = 1000;
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::assets::Library;
+
+    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+    const HEALTH: &str = "GET /incoming/health HTTP/1.1\r\nHost: a\r\n\r\n";
+    const CANCEL: &str = "POST /incoming/backend/cancel_upload?id=\
+        00112233-4455-6677-8899-aabbccddeeff HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+
+    fn router() -> Router {
+        let library = Library::new(SystemTime::UNIX_EPOCH);
+        Router { library, backend_behind_proxy: false }
+    }
+
+    /// Hands `bytes` in and says what came of it, in words.
+    fn read(connection: &mut Connection, bytes: &[u8]) -> (Vec<String>, Vec<u8>) {
+        let mut input = bytes;
+        let mut events = Vec::new();
+        while let Some(event) = connection.poll_event(&router(), DATE, &mut input) {
+            events.push(format!("{event:?}"));
+        }
+        (events, input.to_vec())
+    }
+
+    fn upgraded() -> Connection {
+        let mut connection = Connection::new();
+        let upgrade = "GET /incoming/frontend/upload_ws HTTP/1.1\r\nHost: a\r\n\
+            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+        read(&mut connection, upgrade.as_bytes());
+        assert!(connection.is_websocket());
+        connection.out().clear();
+        connection
+    }
+
+    /// A client's frame whose mask is zero.
+    fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[first_byte, 0x80 | length, 0, 0, 0, 0], payload].concat()
+    }
+
+    fn statuses(connection: &mut Connection) -> Vec<String> {
+        let out = String::from_utf8_lossy(&connection.out().split()).into_owned();
+        out.split("HTTP/1.1 ").skip(1).map(|it| it[..3].to_owned()).collect()
+    }
+
+    #[test]
+    fn pipelined_requests_are_answered_in_order() {
+        let mut connection = Connection::new();
+        let (events, rest) = read(&mut connection, [HEALTH, CANCEL, HEALTH].concat().as_bytes());
+        assert_eq!(events.len(), 1);
+        assert_eq!(rest, HEALTH.as_bytes(), "not before the answer that is due");
+        assert_eq!(connection.wants(), Wants::Nothing);
+        connection.on_response(DATE, &Response::text(400, "id unknown"));
+        assert_eq!(read(&mut connection, &rest), (vec![], vec![]));
+        assert_eq!(statuses(&mut connection), ["200", "400", "200"]);
+    }
+
+    #[test]
+    fn a_broken_request_is_answered_and_ends_the_connection() {
+        let mut connection = Connection::new();
+        let bytes = [HEALTH, "GET / HTTP/1.1\r\n\r\n", HEALTH].concat();
+        assert_eq!(read(&mut connection, bytes.as_bytes()), (vec![], vec![]));
+        assert_eq!(statuses(&mut connection), ["200", "400"]);
+        assert!(connection.may_shut());
+        assert_eq!(connection.wants(), Wants::Discard);
+    }
+
+    #[test]
+    fn our_direction_stays_open_until_both_have_closed() {
+        let mut connection = upgraded();
+        connection.close(1001, "bye");
+        assert!(connection.is_ending() && !connection.may_shut());
+        read(&mut connection, &frame(0x82, b"still under way"));
+        read(&mut connection, &frame(0x89, b"ping"));
+        assert!(!connection.may_shut());
+        read(&mut connection, &frame(0x88, &1001u16.to_be_bytes()));
+        assert!(connection.may_shut());
+    }
+
+    #[test]
+    fn who_closes_first_is_answered() {
+        let mut connection = upgraded();
+        assert_eq!(read(&mut connection, &frame(0x88, &[])), (vec![], vec![]));
+        assert!(connection.may_shut());
+        assert_eq!(&connection.out()[..], [0x88, 2, 0x03, 0xe8]);
+    }
+
+    #[test]
+    fn an_unmasked_frame_fails_the_connection_at_once() {
+        let mut connection = upgraded();
+        assert_eq!(read(&mut connection, &[0x82, 0]), (vec![], vec![]));
+        assert!(connection.may_shut());
+        assert_eq!(connection.out()[2..4], 1002u16.to_be_bytes());
+    }
+
+    #[test]
+    fn nothing_is_said_after_the_end() {
+        let mut connection = upgraded();
+        connection.close(1001, "bye");
+        connection.out().clear();
+        connection.on_attached(0, 1);
+        connection.on_refused(PeerError::TicketUnknown);
+        connection.on_finished();
+        connection.close(1001, "bye");
+        assert_eq!(connection.on_written(1), None);
+        assert!(connection.out().is_empty());
+    }
+}

@@ -1,8 +1,8 @@
 //! One core: its clients, its tickets, its files, and the loop that joins them.
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
-//! [`clients`] (who is connected), [`sockets`] (accept, send, end), [`input`] (receive and read),
-//! [`uploads`] (from a claim to a stored file), [`backend`] (what web apps ask, and what they are
+//! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
+//! `uploads` (from a claim to a stored file), `backend` (what web apps ask, and what they are
 //! told).
 
 mod backend;

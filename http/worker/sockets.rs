@@ -222,7 +222,7 @@ impl Worker {
                 self.send(key.slot, bytes);
                 return self.ops.pop_back();
             }
-            if client.connection.is_ending() && !client.is_shut {
+            if client.connection.may_shut() && !client.is_shut {
                 client.is_shut = true;
                 let (socket, how) = (client.socket, Direction::Write);
                 return Some((Token::None, Op::Shutdown { socket, how }));
@@ -243,7 +243,7 @@ impl Worker {
     fn note_unsent(&mut self, slot: u32) {
         let key = self.clients.key(slot);
         let client = self.clients.at(slot);
-        let is_something = !client.connection.out().is_empty() || client.connection.is_ending();
+        let is_something = !client.connection.out().is_empty() || client.connection.may_shut();
         if is_something && !client.is_unsent_noted {
             client.is_unsent_noted = true;
             self.clients.unsent.push(key);

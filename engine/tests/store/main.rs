@@ -72,11 +72,14 @@ enum State {
 impl Sim {
     fn new(seed: u64) -> Self {
         let mut rng = Rng::new(seed);
+        // Many: more than the pool of last blocks has room for.
+        let is_crowded = rng.chance(4);
         let config = StoreConfig {
             parts_dir: PARTS_DIR.into(),
             arrived_dir: ARRIVED_DIR.into(),
             direct: rng.chance(70),
-            staging_bytes: rng.pick(&[64, 128, 192, 320, 1024]) << 10,
+            staging_bytes: if is_crowded { 1024 } else { rng.pick(&[64, 128, 192, 320, 1024]) }
+                << 10,
         };
         let is_fair = rng.chance(40);
         let weather = Weather {
@@ -87,9 +90,9 @@ impl Sim {
         };
         let mut store = Store::new(config).unwrap();
         let mut disk = Disk::new(rng.next(), weather);
-        // Many: more than the pool of last blocks has room for.
-        let count = if rng.chance(4) { rng.within(70..110) } else { rng.within(1..9) };
+        let count = if is_crowded { rng.within(70..100) } else { rng.within(1..9) };
         let length_max = rng.pick(&[1, 5_000, 70_000, 300_000, 3_000_000]).min(5_000_000 / count);
+        let length_max = if is_crowded { 9_000 } else { length_max };
         let clients = (0..count).map(|index| {
             let length = rng.below(length_max + 1);
             let start = rng.below(FILES.len() - length);
@@ -107,7 +110,7 @@ impl Sim {
                 verified: 0,
                 window_bytes: rng.pick(&[1, 5_000, 100_000, usize::MAX]),
                 written: 0,
-                piece_bytes_max: (length / rng.within(1..40)).max(100),
+                piece_bytes_max: (length / rng.within(1..40)).max(500),
                 events: VecDeque::new(),
             }
         });
@@ -117,7 +120,7 @@ impl Sim {
     }
 
     fn run(mut self) {
-        for _ in 0..STEPS_MAX {
+        for _ in 0..STEPS_MAX * self.clients.len() {
             self.step();
             if self.is_over() {
                 return self.check_end();
@@ -384,4 +387,5 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 const PARTS_DIR: &str = "/storage/parts";
 const ARRIVED_DIR: &str = "/storage/arrived";
-const STEPS_MAX: usize = 60_000;
+/// For each client.
+const STEPS_MAX: usize = 20_000;
