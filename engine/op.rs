@@ -184,6 +184,11 @@ impl Errno {
     pub const EDQUOT: Self = Self(122);
     pub const EIO: Self = Self(5);
     pub const EOPNOTSUPP: Self = Self(95);
+
+    /// Space or descriptors have run out: it passes, and says nothing about the file.
+    pub fn is_shortage(self) -> bool {
+        matches!(self, Self::ENOSPC | Self::EDQUOT | Self::EMFILE | Self::ENFILE)
+    }
 }
 
 impl std::fmt::Debug for Errno {

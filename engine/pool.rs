@@ -92,10 +92,6 @@ impl Pool {
     pub fn capacity_bytes(&self) -> u32 {
         self.leased.len() as u32 * self.lease_bytes_min
     }
-
-    pub fn is_exhausted(&self) -> bool {
-        self.leased_bytes == self.capacity_bytes()
-    }
 }
 
 #[cfg(test)]
@@ -119,7 +115,7 @@ mod tests {
         pool.release(small);
         assert_eq!(pool.lease(u32::MAX).unwrap().length, 1 << 20);
         assert_eq!(pool.lease(1), None);
-        assert!(pool.is_exhausted());
+        assert_eq!(pool.leased_bytes(), pool.capacity_bytes());
     }
 
     #[test]
@@ -148,7 +144,7 @@ mod tests {
             for (take, number) in steps {
                 if take {
                     let Some(lease) = pool.lease(number) else {
-                        prop_assert!(pool.is_exhausted());
+                        prop_assert_eq!(pool.leased_bytes(), pool.capacity_bytes());
                         continue;
                     };
                     prop_assert!(lease.start >= REGION.start);

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::handover::Outcome;
+use crate::op::Errno;
 use crate::store::UploadKey;
 use crate::ticket::TicketId;
 use crate::timer::Timers;
@@ -208,8 +209,19 @@ impl Tickets {
 }
 
 impl Ticket {
-    /// Storage failed this upload once more.
-    pub fn on_failure(&mut self, now: Instant) -> AfterFailure {
+    /// The web app has the file. What nobody will ask for any more is forgotten at once: finished
+    /// tickets are many, and browsers choose the names.
+    pub fn on_finished(&mut self) {
+        self.state = State::Finished;
+        self.new.url = String::new();
+        self.filename_from_browser = String::new();
+    }
+
+    /// Storage failed this upload once more. A shortage is not the upload's failure.
+    pub fn on_failure(&mut self, now: Instant, errno: Errno) -> AfterFailure {
+        if errno.is_shortage() {
+            return AfterFailure::TryAgain;
+        }
         self.failures.retain(|it| now.duration_since(*it) < FAILURES_WITHIN);
         self.failures.push(now);
         if self.failures.len() >= FAILURES_MAX {
@@ -314,15 +326,31 @@ mod tests {
     }
 
     #[test]
+    fn a_finished_ticket_keeps_no_url_and_no_name() {
+        let mut tickets = Tickets::default();
+        let url = "http://app/".into();
+        tickets.insert(Instant::now(), NewTicket { url, ..new(1, "s") }, IDLE);
+        let ticket = tickets.get_mut(id(1)).unwrap();
+        ticket.filename_from_browser = "n".repeat(16_000);
+        ticket.on_finished();
+        assert_eq!((ticket.filename_from_browser.capacity(), ticket.new.url.capacity()), (0, 0));
+        assert_eq!(tickets.check_cancel(id(1), "s"), Err(TicketError::TooLateToCancel));
+        assert_eq!(tickets.check_cancel(id(1), "t"), Err(TicketError::WrongSecret));
+    }
+
+    #[test]
     fn the_third_failure_within_ten_minutes_is_the_last() {
         let now = Instant::now();
         let at = |seconds| now + Duration::from_secs(seconds);
         let mut tickets = Tickets::default();
         tickets.insert(now, new(1, ""), IDLE);
         let ticket = tickets.get_mut(id(1)).unwrap();
-        assert_eq!(ticket.on_failure(at(0)), AfterFailure::TryAgain);
-        assert_eq!(ticket.on_failure(at(10)), AfterFailure::TryAgain);
-        assert_eq!(ticket.on_failure(at(605)), AfterFailure::TryAgain);
-        assert_eq!(ticket.on_failure(at(606)), AfterFailure::GiveUp);
+        assert_eq!(ticket.on_failure(at(0), Errno::EIO), AfterFailure::TryAgain);
+        assert_eq!(ticket.on_failure(at(10), Errno::EIO), AfterFailure::TryAgain);
+        assert_eq!(ticket.on_failure(at(605), Errno::EIO), AfterFailure::TryAgain);
+        for shortage in [Errno::ENOSPC, Errno::EDQUOT, Errno::EMFILE, Errno::ENFILE] {
+            assert_eq!(ticket.on_failure(at(606), shortage), AfterFailure::TryAgain);
+        }
+        assert_eq!(ticket.on_failure(at(606), Errno::EIO), AfterFailure::GiveUp);
     }
 }

@@ -223,9 +223,11 @@ impl Connection {
         self.is_ending = true;
     }
 
-    /// Asks the client for a sign of life.
+    /// Asks the client for a sign of life, unless the last byte has been written.
     pub fn ping(&mut self) {
-        encode(&mut self.out, OpCode::Ping, b"");
+        if let Some((_, out)) = self.session() {
+            encode(out, OpCode::Ping, b"");
+        }
     }
 
     /// What is to be sent.
@@ -378,9 +380,9 @@ impl Connection {
                 engine::mask::unmask_in_place(&mut unmasked, mask);
                 session.on_stray_binary(&unmasked)
             }
-            MessageEvent::BinaryEnd { .. } => {
+            MessageEvent::BinaryEnd { length_bytes } => {
                 let is_chunk = session.is_receiving();
-                let command = session.on_binary_end();
+                let command = session.on_binary_end(length_bytes);
                 if is_chunk {
                     return Some(Event::MessageEnd);
                 }
@@ -576,6 +578,7 @@ mod tests {
         connection.on_refused(PeerError::TicketUnknown);
         connection.on_finished();
         connection.close(1001, "bye");
+        connection.ping();
         assert_eq!(connection.on_written(1), None);
         assert!(connection.out().is_empty());
     }

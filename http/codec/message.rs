@@ -110,11 +110,6 @@ impl MessageDecoder {
         outcome
     }
 
-    /// Whether a data message has begun and not ended.
-    pub fn is_within_message(&self) -> bool {
-        self.message.is_some()
-    }
-
     fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<MessageEvent<'a>>, MessageError> {
         while let Some(piece) = self.frames.decode(input)? {
             let event = match piece {
@@ -444,6 +439,6 @@ mod tests {
         let mut input = wire.as_slice();
         while decoder.decode(&mut input).expect("valid").is_some() {}
         assert_eq!((decoder.text.capacity(), decoder.control.capacity()), (0, 0));
-        assert!(!decoder.is_within_message());
+        assert_eq!(decoder.message, None);
     }
 }

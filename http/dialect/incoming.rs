@@ -113,8 +113,8 @@ impl Session {
         self.is_in_message = true;
     }
 
-    /// A binary message has ended.
-    pub fn on_binary_end(&mut self) -> Option<Command> {
+    /// A binary message of this length has ended.
+    pub fn on_binary_end(&mut self, length_bytes: u64) -> Option<Command> {
         match self.state {
             State::Requesting | State::Confirming => {
                 let gathered = std::mem::take(&mut self.gathered);
@@ -125,6 +125,13 @@ impl Session {
                 self.is_in_message = false;
                 self.unacked.push_back(Unacked { end: self.received, length_bytes });
                 None
+            }
+            State::Revoked => {
+                // The first part of it may have come before the web app cancelled.
+                self.received += length_bytes - std::mem::take(&mut self.message_bytes);
+                // A library that had sent everything before it was asked does not answer.
+                let is_deaf = self.received >= self.length;
+                is_deaf.then_some(Command::Refuse(PeerError::CancelledByBackend))
             }
             _ => None,
         }
@@ -213,10 +220,6 @@ impl Session {
     /// An answer of the server is due before anything else is read.
     pub fn is_claiming(&self) -> bool {
         self.state == State::Claiming
-    }
-
-    pub fn is_over(&self) -> bool {
-        self.state == State::Over
     }
 
     /// Before the upload is confirmed: the browser has to say something soon.
@@ -355,7 +358,7 @@ mod tests {
         let (mut session, mut out) = receiving();
         for length in [10, 0, 30] {
             session.on_appended(length);
-            assert_eq!(session.on_binary_end(), None);
+            assert_eq!(session.on_binary_end(length), None);
         }
         assert_eq!(session.on_written(&mut out, 9), None);
         assert_eq!(session.on_written(&mut out, 10), Some(10));
@@ -372,7 +375,8 @@ mod tests {
         let mut session = Session::new();
         assert_eq!(session.on_stray_binary(&REQUEST.as_bytes()[..20]), None);
         assert_eq!(session.on_stray_binary(&REQUEST.as_bytes()[20..]), None);
-        assert!(matches!(session.on_binary_end(), Some(Command::Claim(_))));
+        let length = REQUEST.len() as u64;
+        assert!(matches!(session.on_binary_end(length), Some(Command::Claim(_))));
     }
 
     #[test]
@@ -406,7 +410,7 @@ mod tests {
     fn the_web_app_cancels() {
         let (mut session, mut out) = receiving();
         session.on_appended(10);
-        session.on_binary_end();
+        session.on_binary_end(10);
         assert!(session.on_revoked(&mut out, "enough"));
         assert_eq!(count(&out, "MsgCancel"), 1);
         assert_eq!(session.on_text(CANCEL), Some(Command::Cancel { reason: "r".into() }));
@@ -421,17 +425,28 @@ mod tests {
     }
 
     #[test]
+    fn the_web_app_cancels_while_the_last_bytes_are_under_way() {
+        let (mut session, mut out) = receiving();
+        session.on_appended(10);
+        assert!(session.on_revoked(&mut out, "enough"));
+        session.on_stray_binary(&[0; 20]);
+        assert_eq!(session.on_binary_end(30), None);
+        let refused = Some(Command::Refuse(PeerError::CancelledByBackend));
+        assert_eq!(session.on_binary_end(70), refused);
+    }
+
+    #[test]
     fn deaf_while_waiting() {
         let (mut session, mut out) = receiving();
         session.on_appended(100);
-        session.on_binary_end();
+        session.on_binary_end(100);
         session.on_written(&mut out, 100);
         session.on_stored();
         assert_eq!(session.on_text(CANCEL), None);
         assert_eq!(session.on_stray_binary(b"x"), None);
-        assert_eq!(session.on_binary_end(), None);
+        assert_eq!(session.on_binary_end(1), None);
         session.on_finished(&mut out);
         assert_eq!(count(&out, "MsgAllDone"), 1);
-        assert!(session.is_over());
+        assert_eq!(session.state, State::Over);
     }
 }

@@ -193,7 +193,7 @@ impl Worker {
     fn finished(&mut self, now: Instant, id: TicketId) {
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         info!(upload = %id.short(), length_bytes = ticket.length_bytes, "handed over");
-        ticket.state = State::Finished;
+        ticket.on_finished();
         if let Some(upload) = ticket.upload.take() {
             if ticket.new.remove_when_finished {
                 self.store.discard(now, upload);

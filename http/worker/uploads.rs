@@ -58,7 +58,12 @@ impl Worker {
             return self.refuse(now, key, PeerError::UploadOver);
         }
         let received = ticket.upload.and_then(|it| self.store.upload(it)).map(|it| it.received());
-        let is_begun = ticket.state != State::Issued && received != Some(0);
+        // An empty file is complete without a byte.
+        let is_begun = match ticket.state {
+            State::Issued => false,
+            State::Receiving => received != Some(0),
+            State::Storing | State::Telling { .. } | State::Finished => true,
+        };
         if is_begun && ticket.length_bytes != length_bytes {
             return self.refuse(now, key, PeerError::FileSizeChanged);
         }
@@ -270,8 +275,7 @@ impl Worker {
         let Some((id, client)) = self.owner(upload) else { return };
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         warn!(upload = %id.short(), %errno, "could not be stored");
-        let is_full = matches!(errno, Errno::ENOSPC | Errno::EDQUOT);
-        if !is_full && ticket.on_failure(now) == AfterFailure::GiveUp {
+        if ticket.on_failure(now, errno) == AfterFailure::GiveUp {
             // The file stays for the operator.
             ticket.upload = None;
             self.store.forget(upload);
@@ -287,8 +291,8 @@ impl Worker {
             if self.is_complete(id) { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
         self.tickets.set_deadline(id, Some(now + again_after));
         if let Some(key) = client {
-            let (code, reason) = if is_full {
-                (CLOSE_TRY_AGAIN_LATER, "no space left")
+            let (code, reason) = if errno.is_shortage() {
+                (CLOSE_TRY_AGAIN_LATER, "no space or no files left")
             } else {
                 (CLOSE_INTERNAL_ERROR, "storage error")
             };

@@ -13,6 +13,8 @@ use crate::content::Content;
 use crate::server::{Server, Setup, on_every_driver};
 
 const CANCEL: &str = "/incoming/0.1/backend/cancel_upload";
+const CANCELLED: &str =
+    "Error while consuming file chunk: upload is in no state for this. might be cancelled.";
 
 on_every_driver! {
     the_browser_cancels_in_every_phase,
@@ -123,6 +125,21 @@ fn the_backend_cancels_in_every_phase(setup: &Setup) {
         assert_gone(&server, &id);
         assert_eq!(backend.call_count(&id), 0, "phase {phase}");
     }
+}
+
+#[test]
+fn a_library_that_has_sent_everything_is_told_of_the_backends_cancel() {
+    let server = Setup::default().start();
+    let id = Backend::done().ticket(&server);
+    let mut client = Client::open(&server, &id, 500_000);
+    let whole = binary_frame(&vec![1; 500_000]);
+    client.raw(&whole[..200_000]);
+    server.post(CANCEL, &[("id", &id)]).assert(200, "ok");
+    client.message("MsgCancel");
+    // The original library is deaf to it: the rest of its last chunk is under way.
+    client.raw(&whole[200_000..]);
+    client.finish_with_error(302, CANCELLED);
+    assert_gone(&server, &id);
 }
 
 #[test]

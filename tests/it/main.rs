@@ -3,7 +3,7 @@
 //! `server` starts it, `http` speaks raw HTTP to it, `client` uploads with tungstenite, `backend`
 //! plays the web app, `content` is what files hold. Everything else is tests, a promise each.
 //!
-//! `INCOMING_TEST_LONG=1` makes the 64-file test move its full amount of data.
+//! `INCOMING_TEST_LONG=1` makes the 64-file test move 8 GB on each driver, and chaos last longer.
 #![forbid(unsafe_code)]
 #![expect(
     unreachable_pub,
@@ -18,6 +18,7 @@ mod server;
 
 mod backend_api;
 mod cancel;
+mod chaos;
 mod disk;
 mod handover;
 mod http_framing;

@@ -3,10 +3,10 @@
 use serde_json::json;
 use tungstenite::Message;
 
-use crate::backend::Backend;
+use crate::backend::{Answer, Backend};
 use crate::client::{Client, text_frame};
 use crate::content::Content;
-use crate::server::Setup;
+use crate::server::{Setup, wait_until};
 
 const UNKNOWN: &str = "Unknown upload id - maybe upload timed out?";
 const NO_REQUEST: &str = "Couldn't read upload request";
@@ -245,6 +245,26 @@ fn another_length_is_an_error_once_something_is_stored() {
     let call = backend.call(&id, 1);
     assert_eq!(call.field("filenameFromBrowser"), "right");
     content.assert_file(&call.path());
+}
+
+#[test]
+fn an_empty_file_that_is_handed_over_stays_empty() {
+    let server = Setup::default().start();
+    let backend = Backend::scripted(|_| Answer::Wait);
+    let id = backend.ticket(&server);
+    let mut waiting = Client::connect(&server);
+    waiting.request(&id, 0, "empty");
+    assert_eq!(waiting.conf(), 0);
+    waiting.ack();
+    backend.call(&id, 1);
+    // Nobody is told that bytes are stored which never came.
+    let mut longer = Client::connect(&server);
+    longer.request(&id, 1000, "longer");
+    longer.finish_with_error(106, "File size has changed");
+    wait_until("the app may finish", || {
+        server.post("/incoming/0.1/backend/finish_upload", &[("id", &id)]).status == 200
+    });
+    waiting.finish();
 }
 
 #[test]
