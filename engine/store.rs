@@ -172,6 +172,11 @@ impl<M> Store<M> {
         self.get(key).map(|it| &it.upload)
     }
 
+    /// The file has left the parts: nothing can be appended any more.
+    pub fn has_left(&self, key: UploadKey) -> bool {
+        self.get(key).is_some_and(|it| it.arrived_path.is_some())
+    }
+
     /// Whose file it is.
     pub fn ticket(&self, key: UploadKey) -> Option<TicketId> {
         self.get(key).map(|it| it.ticket)
@@ -251,7 +256,7 @@ impl<M> Store<M> {
         }
         part.wants_room = false;
         part.is_reserved = false;
-        self.waiting.retain(|it| *it != upload);
+        self.leave_line(upload.slot);
         let part = self.part_mut(upload.slot);
         part.goal = goal;
         if part.goal != Goal::Discard {
@@ -261,6 +266,14 @@ impl<M> Store<M> {
         }
         self.advance(now, upload.slot);
         self.serve_waiting(now);
+    }
+
+    /// The upload does not wait for a lease any more.
+    fn leave_line(&mut self, slot: u32) {
+        let upload = self.key(slot);
+        if std::mem::take(&mut self.part_mut(slot).is_waiting) {
+            self.waiting.retain(|it| *it != upload);
+        }
     }
 
     fn emit(&mut self, slot: u32, what: FileOp, op: Op<M>) {

@@ -47,6 +47,8 @@ pub struct Ticket {
     pub deadline: Option<Instant>,
     /// Attempts to tell the web app, the one under way included.
     pub attempt: u32,
+    /// The web app once answered `wait`.
+    pub has_waited: bool,
     /// When storage failed this upload.
     failures: Vec<Instant>,
 }
@@ -122,6 +124,7 @@ impl Tickets {
             client: None,
             deadline: None,
             attempt: 0,
+            has_waited: false,
             failures: Vec::new(),
         };
         let previous = self.map.insert(id, ticket);
@@ -199,6 +202,8 @@ impl Tickets {
         }
         match &ticket.state {
             State::Telling { outcome: Outcome::Arrived { .. }, phase } => match phase {
+                // Asked again after its `wait` ran out, it may finish as before.
+                Telling::Calling if ticket.has_waited => Ok(()),
                 Telling::Calling => Err(TicketError::NotWaiting),
                 // Also when the last attempt failed: it says it has the file, so it was told.
                 Telling::Waiting | Telling::BackingOff => Ok(()),
@@ -296,6 +301,16 @@ mod tests {
             assert_eq!(tickets.check_cancel(id(2), "s"), Err(TicketError::Unknown));
             assert_eq!(tickets.check_finish(id(2), Some("s")), Err(TicketError::Unknown));
         }
+    }
+
+    #[test]
+    fn who_has_waited_may_finish_while_it_is_asked_again() {
+        let mut tickets = Tickets::default();
+        tickets.insert(Instant::now(), new(1, "s"), IDLE);
+        let ticket = tickets.get_mut(id(1)).unwrap();
+        ticket.state = arrived(Telling::Calling);
+        ticket.has_waited = true;
+        assert_eq!(tickets.check_finish(id(1), Some("s")), Ok(()));
     }
 
     #[test]

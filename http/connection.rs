@@ -63,6 +63,8 @@ pub enum Pace {
     Handshake,
     /// An upload, at its own pace.
     Upload,
+    /// The client was asked to agree to a cancellation; what it has sent before comes first.
+    Revoked,
     /// Somebody else is to act.
     Server,
     /// Only the end is to come.
@@ -261,6 +263,7 @@ impl Connection {
             Phase::Body(_) => Pace::Handshake,
             Phase::Answering(_) => Pace::Server,
             Phase::Upload(it) if it.session.is_in_handshake() => Pace::Handshake,
+            Phase::Upload(it) if it.session.is_revoked() => Pace::Revoked,
             Phase::Upload(_) => Pace::Upload,
         }
     }

@@ -39,6 +39,8 @@ pub(super) struct Part {
     pub(super) is_reading: bool,
     /// Room was given and what comes has not come yet: the leases stay.
     pub(super) is_reserved: bool,
+    /// In the line of those who wait for a lease.
+    pub(super) is_waiting: bool,
     /// Nothing can be received before one of the own writes has ended; then say so.
     pub(super) wants_room: bool,
     /// A write, a sync or a step failed. Nothing is started until everything has ended.
@@ -139,6 +141,7 @@ impl Part {
             in_flight: Vec::with_capacity(WRITES_IN_FLIGHT_MAX),
             is_reading: false,
             is_reserved: false,
+            is_waiting: false,
             wants_room: false,
             broken: None,
             is_doubtful: false,

@@ -37,7 +37,7 @@ impl<M> Store<M> {
             }
             if !self.waiting.is_empty() || !self.begin_staging(now, slot) {
                 // An event from before a take-over may make its owner ask twice.
-                if !self.waiting.contains(&upload) {
+                if !std::mem::replace(&mut self.part_mut(slot).is_waiting, true) {
                     self.waiting.push_back(upload);
                 }
                 self.pressure_at.get_or_insert(now + PRESSURE_DELAY);
@@ -146,6 +146,7 @@ impl<M> Store<M> {
                 return;
             }
             self.waiting.pop_front();
+            self.part_mut(upload.slot).is_waiting = false;
             if !self.part(upload.slot).is_reading {
                 self.events.push_back(StoreEvent::Room { upload });
             }

@@ -47,6 +47,8 @@ impl<M> Store<M> {
         let step = part.step.take().expect("a step was in flight");
         let renamed_to = part.renaming_to.take();
         match (step, result) {
+            // An earlier try made it and then failed. It is ours: nobody else has this id.
+            (Step::Open, Err(Errno::EEXIST)) if !part.is_created => part.is_created = true,
             (Step::Open, Ok(_)) => {
                 part.is_open = true;
                 part.is_created = true;
@@ -79,8 +81,7 @@ impl<M> Store<M> {
         let part = self.part_mut(slot);
         part.broken.get_or_insert(errno);
         part.wants_room = false;
-        let upload = self.key(slot);
-        self.waiting.retain(|it| *it != upload);
+        self.leave_line(slot);
     }
 
     fn start_step(&mut self, slot: u32, step: Step) {

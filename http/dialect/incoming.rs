@@ -232,6 +232,11 @@ impl Session {
         !self.is_in_message && self.unacked.is_empty()
     }
 
+    /// The browser was asked to agree to a cancellation.
+    pub fn is_revoked(&self) -> bool {
+        self.state == State::Revoked
+    }
+
     /// Only the outcome is to come.
     pub fn is_waiting(&self) -> bool {
         self.state == State::Waiting

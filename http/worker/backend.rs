@@ -98,6 +98,7 @@ impl Worker {
             Answer::Done | Answer::Wait if !is_arrival => self.forget_cancelled(id),
             Answer::Done | Answer::Wait => {
                 *phase = Telling::Waiting;
+                ticket.has_waited = true;
                 info!(upload = %id.short(), "the web app asks to wait");
                 self.tickets.set_deadline(id, Some(now + finish_timeout));
             }

@@ -194,6 +194,7 @@ impl Client {
         match self.pace {
             Pace::Idle => Some(self.heard_at + IDLE_TIMEOUT),
             Pace::Handshake => Some(self.pace_since + HANDSHAKE_TIMEOUT),
+            Pace::Revoked => Some(self.pace_since + REVOKED_TIMEOUT),
             Pace::Upload if self.is_pinged => Some(self.heard_at + DEAD_AFTER),
             Pace::Upload => Some(self.heard_at + PING_AFTER),
             Pace::Server => None,
@@ -247,8 +248,12 @@ impl Worker {
     fn on_silence(&mut self, now: Instant, key: ClientKey) {
         let client = self.clients.at(key.slot);
         match client.pace {
-            // It may have said something: we do not listen now.
-            Pace::Upload if client.is_ready || client.connection.wants() == Wants::Nothing => {
+            // It may have said something: we do not listen now. Unless it is the one that does not
+            // listen.
+            Pace::Upload
+                if client.sending.is_none()
+                    && (client.is_ready || client.connection.wants() == Wants::Nothing) =>
+            {
                 client.heard_at = now;
             }
             Pace::Upload if !client.is_pinged => {
@@ -261,7 +266,7 @@ impl Worker {
                 self.detach(now, key.slot);
                 self.pump_later(key);
             }
-            Pace::Upload | Pace::Handshake | Pace::Idle | Pace::Ending => {
+            Pace::Upload | Pace::Handshake | Pace::Idle | Pace::Revoked | Pace::Ending => {
                 debug!(peer = %client.peer, pace = ?client.pace, "connection timed out");
                 self.bury(now, key.slot);
             }
@@ -274,6 +279,8 @@ impl Worker {
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// For a request, and from the upgrade to the confirmed upload.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a client to agree to a cancellation.
+const REVOKED_TIMEOUT: Duration = Duration::from_secs(60);
 /// An upload that is silent for so long is asked for a sign of life.
 const PING_AFTER: Duration = Duration::from_secs(15);
 /// And believed dead after so long.

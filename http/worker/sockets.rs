@@ -50,6 +50,11 @@ impl Worker {
     /// A connection whose ticket this core owns.
     pub(super) fn on_moved(&mut self, now: Instant, socket: SocketId, moved: MovedClient) {
         let MovedClient { peer, connection, input, ticket, request } = moved;
+        // Every core has its own limit, and clients do not choose where they are accepted. They do
+        // choose where they move.
+        if self.clients.count >= 2 * self.clients.count_max as usize {
+            return self.ops.push_back((Token::None, Op::Close { socket }));
+        }
         let slot = self.clients.insert(now, socket, peer);
         let client = self.clients.at(slot);
         client.connection = connection;
@@ -81,6 +86,7 @@ impl Worker {
             Err(_) => return self.bury(now, slot),
             Ok(count) => rest.advance(count as usize),
         }
+        client.heard_at = now;
         if !rest.is_empty() && !client.is_dead {
             self.send(slot, rest);
         }

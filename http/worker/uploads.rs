@@ -58,10 +58,11 @@ impl Worker {
             return self.refuse(now, key, PeerError::UploadOver);
         }
         let received = ticket.upload.and_then(|it| self.store.upload(it)).map(|it| it.received());
+        let has_left = ticket.upload.is_some_and(|it| self.store.has_left(it));
         // An empty file is complete without a byte.
         let is_begun = match ticket.state {
             State::Issued => false,
-            State::Receiving => received != Some(0),
+            State::Receiving => received != Some(0) || has_left,
             State::Storing | State::Telling { .. } | State::Finished => true,
         };
         if is_begun && ticket.length_bytes != length_bytes {
