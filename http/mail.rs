@@ -1,6 +1,7 @@
 //! What cores and the control thread say to each other. Plain data.
 
 use std::net::SocketAddr;
+use std::time::Instant;
 
 use engine::handover::{Answer, Callback};
 use engine::op::CoreId;
@@ -47,6 +48,7 @@ pub struct ReplyTo {
 #[derive(Debug)]
 pub struct MovedClient {
     pub peer: SocketAddr,
+    pub accepted_at: Instant,
     pub connection: Connection,
     /// Received, not yet understood.
     pub input: Vec<u8>,

@@ -41,6 +41,8 @@ struct Slot {
 pub(super) struct Client {
     pub(super) socket: SocketId,
     pub(super) peer: SocketAddr,
+    /// Which of two connections is the newer one.
+    pub(super) accepted_at: Instant,
     pub(super) connection: Connection,
     /// The upload that this connection owns.
     pub(super) ticket: Option<TicketId>,
@@ -146,6 +148,7 @@ impl Clients {
         it.client = Some(Client {
             socket,
             peer,
+            accepted_at: now,
             connection: Connection::new(),
             ticket: None,
             input: Vec::new(),

@@ -49,7 +49,7 @@ impl Worker {
 
     /// A connection whose ticket this core owns.
     pub(super) fn on_moved(&mut self, now: Instant, socket: SocketId, moved: MovedClient) {
-        let MovedClient { peer, connection, input, ticket, request } = moved;
+        let MovedClient { peer, accepted_at, connection, input, ticket, request } = moved;
         // Every core has its own limit, and clients do not choose where they are accepted. They do
         // choose where they move.
         if self.clients.count >= 2 * self.clients.count_max as usize {
@@ -57,6 +57,7 @@ impl Worker {
         }
         let slot = self.clients.insert(now, socket, peer);
         let client = self.clients.at(slot);
+        client.accepted_at = accepted_at;
         client.connection = connection;
         client.is_input_blocked = !input.is_empty();
         client.input = input;
@@ -203,6 +204,7 @@ impl Worker {
         let (ticket, request) = client.moving.take().expect("it is moving");
         let moved = MovedClient {
             peer: client.peer,
+            accepted_at: client.accepted_at,
             connection: client.connection,
             input: client.input,
             ticket,

@@ -68,6 +68,11 @@ impl Worker {
         if is_begun && ticket.length_bytes != length_bytes {
             return self.refuse(now, key, PeerError::FileSizeChanged);
         }
+        // A browser that reconnects at once may be read here before its older connection is.
+        let accepted_at = |key| self.clients.get(key).map(|it| it.accepted_at);
+        if ticket.client.and_then(accepted_at) > accepted_at(key) {
+            return self.close(now, key, CLOSE_TAKEN_OVER, TAKEN_OVER);
+        }
         if !is_begun {
             ticket.filename_from_browser = name;
             ticket.length_bytes = length_bytes;
@@ -86,7 +91,7 @@ impl Worker {
         if let Some(older) = older {
             info!(upload = %id.short(), "taken over by another connection");
             self.unbind(older);
-            self.close(now, older, CLOSE_TAKEN_OVER, "taken over");
+            self.close(now, older, CLOSE_TAKEN_OVER, TAKEN_OVER);
         }
         match upload {
             Some(upload) if is_receiving => {
@@ -374,6 +379,7 @@ const CLOSE_NORMAL: u16 = 1000;
 const CLOSE_INTERNAL_ERROR: u16 = 1011;
 const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
 const CLOSE_TAKEN_OVER: u16 = 4001;
+const TAKEN_OVER: &str = "taken over";
 
 /// A complete file that could not leave the parts is tried again after this.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(5);

@@ -122,6 +122,23 @@ fn taken_over_in_the_middle_of_a_chunk() {
 }
 
 #[test]
+fn the_newer_connection_wins_whichever_speaks_first() {
+    let server = Setup::default().start();
+    let backend = Backend::done();
+    let content = Content::new(45, 100_000);
+    let id = backend.ticket_kept(&server);
+    let mut older = Client::connect(&server);
+    let mut newer = Client::open(&server, &id, content.length_bytes);
+    newer.chunk(content.piece(0, 10_000));
+    newer.chunk_ack();
+    older.request(&id, content.length_bytes, "x");
+    assert_eq!(older.assert_closed(4001), "taken over");
+    newer.send_rest(content, || 10_000);
+    newer.finish();
+    content.assert_file(&backend.call(&id, 1).path());
+}
+
+#[test]
 fn taken_over_before_the_ack() {
     let server = Setup::default().start();
     let backend = Backend::done();
