@@ -319,6 +319,11 @@ pub fn arrived_path(arrived_dir: &Path, ticket: TicketId) -> PathBuf {
     arrived_dir.join(ticket.to_string())
 }
 
+/// Files while they are received lie in this directory of the storage directory.
+pub const PARTS_NAME: &str = "parts";
+/// Files that are handed over, or wait for it, in this one.
+pub const ARRIVED_NAME: &str = "arrived";
+
 /// The driver's slot of an upload's file.
 fn file(slot: u32) -> FileId {
     FileId(slot)

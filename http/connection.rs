@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use engine::error::PeerError;
 
 use crate::codec::body::BodyDecoder;
+use crate::codec::close_code;
 use crate::codec::frame::{OpCode, encode};
 use crate::codec::handshake;
 use crate::codec::message::{MessageDecoder, MessageEvent, MessageLimits};
@@ -399,7 +400,7 @@ impl Connection {
             MessageEvent::Pong => None,
             MessageEvent::Close { code, .. } => {
                 *awaits_close = false;
-                session.on_closed(&mut self.out, code.unwrap_or(CLOSE_NORMAL), "");
+                session.on_closed(&mut self.out, code.unwrap_or(close_code::NORMAL), "");
                 self.is_ending = true;
                 return None;
             }
@@ -470,8 +471,6 @@ const UNACKED_COUNT_MAX: usize = 1024;
 
 /// Of a binary message where none belongs: more than any text in it needs.
 const STRAY_BYTES_MAX: usize = 32 * 1024;
-
-const CLOSE_NORMAL: u16 = 1000;
 
 #[cfg(test)]
 mod tests {

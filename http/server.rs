@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use engine::driver::{self, Backend, DirectSupport, Helper, Runtime, Sender, Setup};
 use engine::op::{CoreId, Machine};
+use engine::store::PARTS_NAME;
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -298,7 +299,7 @@ fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
 }
 
 fn probe_direct(config: &Config) -> bool {
-    match driver::probe_direct(&config.storage_dir.join(storage::PARTS_NAME)) {
+    match driver::probe_direct(&config.storage_dir.join(PARTS_NAME)) {
         Ok(DirectSupport::Direct) => true,
         Ok(DirectSupport::Buffered(reason)) => {
             tracing::info!(%reason, "writing through the page cache");
@@ -325,7 +326,7 @@ fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
     if storage.leftover_count > 0 {
         tracing::warn!(
             files = storage.leftover_count,
-            dir = %config.storage_dir.join(storage::PARTS_NAME).display(),
+            dir = %config.storage_dir.join(PARTS_NAME).display(),
             "unfinished files of earlier runs lie there and are left alone"
         );
     }

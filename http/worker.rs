@@ -21,7 +21,7 @@ use std::time::{Duration, Instant, SystemTime};
 use engine::buffer::Memory;
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
-use engine::store::{Store, StoreConfig};
+use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
 
@@ -87,8 +87,8 @@ impl Worker {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
-            parts_dir: config.storage_dir.join("parts"),
-            arrived_dir: config.storage_dir.join("arrived"),
+            parts_dir: config.storage_dir.join(PARTS_NAME),
+            arrived_dir: config.storage_dir.join(ARRIVED_NAME),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
         })?;

@@ -33,11 +33,7 @@ impl<M> Store<M> {
             Goal::Finish(_) => self.start_step(slot, Step::SyncData),
             Goal::Discard => {
                 self.close_file(slot);
-                if self.part(slot).is_created {
-                    self.start_step(slot, Step::Remove);
-                } else {
-                    self.end_removed(slot);
-                }
+                self.remove_file(slot);
             }
         }
     }
@@ -145,6 +141,15 @@ impl<M> Store<M> {
         }
     }
 
+    /// Removes the file, if there is one, and with it the part.
+    fn remove_file(&mut self, slot: u32) {
+        if self.part(slot).is_created {
+            self.start_step(slot, Step::Remove);
+        } else {
+            self.end_removed(slot);
+        }
+    }
+
     fn end_finished(&mut self, slot: u32) {
         // A removal asked for meanwhile; `advance` starts it.
         if self.part(slot).goal == Goal::Discard {
@@ -186,11 +191,7 @@ impl<M> Store<M> {
             part.tail = Tail::OnDisk;
         }
         if part.goal == Goal::Discard {
-            return if part.is_created {
-                self.start_step(slot, Step::Remove);
-            } else {
-                self.end_removed(slot);
-            };
+            return self.remove_file(slot);
         }
         part.goal = Goal::Idle;
         self.events.push_back(StoreEvent::Failed { upload, errno });

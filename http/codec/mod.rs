@@ -4,6 +4,7 @@
 //! limit.
 
 pub mod body;
+pub mod close_code;
 pub mod frame;
 pub mod handshake;
 pub mod message;

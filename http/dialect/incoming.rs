@@ -14,6 +14,7 @@ use bytes::BytesMut;
 use engine::error::PeerError;
 
 use super::message::{ClientMessage, ServerMessage, UploadRequest};
+use crate::codec::close_code;
 use crate::codec::frame::encode_close;
 
 /// Pure: messages in, commands and messages out.
@@ -174,14 +175,14 @@ impl Session {
     pub fn on_finished(&mut self, out: &mut BytesMut) {
         self.state = State::Over;
         ServerMessage::AllDone.encode(out);
-        encode_close(out, CLOSE_NORMAL, "");
+        encode_close(out, close_code::NORMAL, "");
     }
 
     /// The web app knows of the browser's cancellation.
     pub fn on_cancelled(&mut self, out: &mut BytesMut) {
         self.state = State::Over;
         ServerMessage::CancelAck.encode(out);
-        encode_close(out, CLOSE_NORMAL, "");
+        encode_close(out, close_code::NORMAL, "");
     }
 
     /// The web app cancels. While chunks are sent the browser is asked to agree (and its library
@@ -204,7 +205,7 @@ impl Session {
         self.state = State::Over;
         ServerMessage::Error(error).encode(out);
         let reason = if error == PeerError::Nacked { error.message() } else { "" };
-        encode_close(out, CLOSE_NORMAL, reason);
+        encode_close(out, close_code::NORMAL, reason);
     }
 
     /// Ends the connection; the browser is expected back, or knows why.
@@ -328,9 +329,6 @@ impl Default for Session {
 /// What the original announces: four messages of 512 KiB may be under way.
 const CHUNK_SIZE_KB: u32 = 512;
 const SEND_AHEAD: u32 = 4;
-
-/// RFC 6455 section 7.4.1.
-const CLOSE_NORMAL: u16 = 1000;
 
 /// A text message in a binary one may be this long.
 const GATHERED_BYTES_MAX: usize = 16 * 1024;

@@ -7,6 +7,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use engine::store::{ARRIVED_NAME, PARTS_NAME};
 use rustix::fs::{FlockOperation, flock};
 
 /// A storage directory that this process may use, and nobody else while this lives.
@@ -147,10 +148,6 @@ impl fmt::Display for StorageError {
 
 impl std::error::Error for StorageError {}
 
-/// Uploads that are not complete.
-pub const PARTS_NAME: &str = "parts";
-/// Files that are handed over, or wait for it.
-pub const ARRIVED_NAME: &str = "arrived";
 const LOCK_NAME: &str = "lock";
 const TRIAL_NAME: &str = ".trial";
 const PID_BYTES_MAX: u64 = 20;

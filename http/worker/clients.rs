@@ -11,6 +11,7 @@ use engine::timer::Timers;
 use tracing::debug;
 
 use super::Worker;
+use crate::codec::close_code;
 use crate::connection::{Connection, Pace, Wants};
 use crate::dialect::message::UploadRequest;
 
@@ -265,7 +266,7 @@ impl Worker {
                 self.pump_later(key);
             }
             Pace::Handshake if client.connection.is_websocket() => {
-                client.connection.close(CLOSE_POLICY, "nothing was said in time");
+                client.connection.close(close_code::POLICY_VIOLATION, "nothing was said in time");
                 self.detach(now, key.slot);
                 self.pump_later(key);
             }
@@ -292,6 +293,3 @@ const DEAD_AFTER: Duration = Duration::from_secs(30);
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// A deadline that has passed is not looked at again sooner than this.
 const TIMER_STEP: Duration = Duration::from_millis(100);
-
-/// RFC 6455 section 7.4.1.
-const CLOSE_POLICY: u16 = 1008;

@@ -9,6 +9,7 @@ use engine::tickets::ClientKey;
 use tracing::{debug, error};
 
 use super::Worker;
+use crate::codec::close_code;
 use crate::codec::response::Response;
 use crate::connection::Wants;
 use crate::dialect::message::UploadRequest;
@@ -62,7 +63,7 @@ impl Worker {
         client.is_input_blocked = !input.is_empty();
         client.input = input;
         if self.is_stopping {
-            client.connection.close(CLOSE_GOING_AWAY, STOPPING);
+            client.connection.close(close_code::GOING_AWAY, STOPPING);
         } else {
             let key = self.clients.key(slot);
             self.claim(now, key, ticket, request);
@@ -152,9 +153,9 @@ impl Worker {
                 return;
             }
             let socket = client.socket;
-            let token = self.token(slot, SocketOp::Readable);
-            if !self.clients.at(slot).is_ready {
-                self.clients.at(slot).is_polling = true;
+            if !client.is_ready {
+                client.is_polling = true;
+                let token = self.token(slot, SocketOp::Readable);
                 self.ops.push_back((token, Op::Readable { socket }));
                 return;
             }
@@ -264,7 +265,7 @@ impl Worker {
             if self.clients.find(slot).is_some() {
                 self.detach(now, slot);
                 self.clients.at(slot).moving = None;
-                self.clients.at(slot).connection.close(CLOSE_GOING_AWAY, STOPPING);
+                self.clients.at(slot).connection.close(close_code::GOING_AWAY, STOPPING);
                 self.pump_later(self.clients.key(slot));
             }
         }
@@ -278,9 +279,6 @@ impl Worker {
         self.ops.push_back((Token::None, Op::Post { to, mail }));
     }
 }
-
-/// RFC 6455 section 7.4.1.
-const CLOSE_GOING_AWAY: u16 = 1001;
 
 const STOPPING: &str = "the server is stopping";
 

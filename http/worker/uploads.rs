@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use engine::error::PeerError;
 use engine::handover::Outcome;
 use engine::op::Errno;
-use engine::store::{Finish, StoreEvent, UploadKey, arrived_path};
+use engine::store::{ARRIVED_NAME, Finish, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
 use engine::tickets::{AfterFailure, ClientKey, State, Telling};
 use engine::upload::AppendError;
 use tracing::{info, warn};
 
 use super::Worker;
+use crate::codec::close_code;
 use crate::dialect::incoming::Command;
 use crate::dialect::message::UploadRequest;
 
@@ -36,7 +37,7 @@ impl Worker {
                 if let Some(id) = self.ticket_of(key) {
                     self.end_upload(now, id, reason);
                 }
-                self.close(now, key, CLOSE_NORMAL, "");
+                self.close(now, key, close_code::NORMAL, "");
             }
             Command::Refuse(error) => self.refuse(now, key, error),
         }
@@ -71,7 +72,7 @@ impl Worker {
         // A browser that reconnects at once may be read here before its older connection is.
         let accepted_at = |key| self.clients.get(key).map(|it| it.accepted_at);
         if ticket.client.and_then(accepted_at) > accepted_at(key) {
-            return self.close(now, key, CLOSE_TAKEN_OVER, TAKEN_OVER);
+            return self.close(now, key, close_code::TAKEN_OVER, TAKEN_OVER);
         }
         if !is_begun {
             ticket.filename_from_browser = name;
@@ -91,7 +92,7 @@ impl Worker {
         if let Some(older) = older {
             info!(upload = %id.short(), "taken over by another connection");
             self.unbind(older);
-            self.close(now, older, CLOSE_TAKEN_OVER, TAKEN_OVER);
+            self.close(now, older, close_code::TAKEN_OVER, TAKEN_OVER);
         }
         match upload {
             Some(upload) if is_receiving => {
@@ -238,7 +239,7 @@ impl Worker {
         }
         ticket.state = State::Storing;
         let finish = Finish {
-            path: arrived_path(&self.config.storage_dir.join("arrived"), id),
+            path: arrived_path(&self.config.storage_dir.join(ARRIVED_NAME), id),
             // As the original: an app that takes the file away itself may also write it.
             mode: if ticket.new.remove_when_finished { 0o644 } else { 0o770 },
             owner_uid: ticket.new.owner_uid.filter(|_| !ticket.new.remove_when_finished),
@@ -298,9 +299,9 @@ impl Worker {
         self.tickets.set_deadline(id, Some(now + again_after));
         if let Some(key) = client {
             let (code, reason) = if errno.is_shortage() {
-                (CLOSE_TRY_AGAIN_LATER, "no space or no files left")
+                (close_code::TRY_AGAIN_LATER, "no space or no files left")
             } else {
-                (CLOSE_INTERNAL_ERROR, "storage error")
+                (close_code::INTERNAL_ERROR, "storage error")
             };
             self.tickets.get_mut(id).expect("known").client = None;
             self.unbind(key);
@@ -374,11 +375,6 @@ impl Worker {
     }
 }
 
-/// Close codes of RFC 6455 section 7.4.1, and one of the range for applications.
-const CLOSE_NORMAL: u16 = 1000;
-const CLOSE_INTERNAL_ERROR: u16 = 1011;
-const CLOSE_TRY_AGAIN_LATER: u16 = 1013;
-const CLOSE_TAKEN_OVER: u16 = 4001;
 const TAKEN_OVER: &str = "taken over";
 
 /// A complete file that could not leave the parts is tried again after this.
