@@ -39,11 +39,10 @@ pub enum Op<M> {
     /// Send a message to another core or to the control thread. No completion.
     Post { to: Address, mail: M },
 
-    /// Open a file of the machine's choice of id. `create`: it is made new (mode 0600) and must not
-    /// exist (`EEXIST`); otherwise it must exist (`ENOENT`). `direct`: without the page cache
-    /// (`O_DIRECT`); then offsets, lengths and memory of reads and writes are multiples of
-    /// [`crate::limits::BLOCK_BYTES`]. Completes with [`Output::Done`].
-    Open { file: FileId, path: PathBuf, create: bool, direct: bool },
+    /// Open a file under an id of the machine's choice. Completes with [`Output::Done`].
+    ///
+    /// Paths, here and below, are relative to the storage directory and never leave it.
+    Open { file: FileId, path: PathBuf, how: OpenHow },
     /// Write `bytes` at `offset_bytes`, or a part of them: completes with [`Output::Bytes`]. The
     /// slice is not changed and not given back before the completion.
     Write { file: FileId, offset_bytes: u64, bytes: Slice },
@@ -67,6 +66,43 @@ pub enum Op<M> {
     /// Make names in a directory durable (`fsync` of the directory). Completes with
     /// [`Output::Done`].
     SyncDirectory { path: PathBuf },
+    /// Look at the storage directory as a whole. Completes with [`Output::Storage`].
+    CheckStorage,
+}
+
+/// How a file is opened, always for reading and writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenHow {
+    /// It is made new (mode 0600) and must not exist (`EEXIST`); otherwise it must (`ENOENT`).
+    pub create: bool,
+    /// Without the page cache (`O_DIRECT`): offsets, lengths and memory of reads and writes are
+    /// multiples of [`crate::limits::BLOCK_BYTES`].
+    pub direct: bool,
+    /// A write completes when it is durable (`O_DSYNC`).
+    pub dsync: bool,
+    /// The file is locked for this process (`flock`, exclusive) until it is closed and its last
+    /// write has ended. Where another process has it, also a killed one whose last writes still
+    /// run, the open fails with `EAGAIN`; ask again later.
+    pub lock: bool,
+}
+
+/// What [`Op::CheckStorage`] saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageState {
+    /// What this process may still write, in bytes.
+    pub free_bytes: u64,
+    pub health: StorageHealth,
+}
+
+/// Whether the storage directory is still what it was at start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StorageHealth {
+    Good,
+    /// Its file system was remounted read-only, by the operator or after an error.
+    ReadOnly,
+    /// Its path, or one of the directories in it, leads somewhere else or nowhere: it was removed,
+    /// renamed, unmounted, or something was mounted over it.
+    Gone,
 }
 
 /// What a driver tells its machine.
@@ -93,6 +129,7 @@ pub enum Output {
     Done,
     Bytes(u32),
     Accepted { socket: SocketId, peer: SocketAddr },
+    Storage(StorageState),
 }
 
 impl Output {
@@ -100,7 +137,7 @@ impl Output {
     pub fn bytes(self) -> u32 {
         match self {
             Self::Bytes(count) => count,
-            Self::Done | Self::Accepted { .. } => 0,
+            Self::Done | Self::Accepted { .. } | Self::Storage(_) => 0,
         }
     }
 }
@@ -122,6 +159,9 @@ pub enum Token {
         generation: u32,
         what: FileOp,
     },
+    /// An op of the core's journal, which numbers them itself.
+    Journal(u64),
+    Storage,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -154,6 +154,7 @@ impl Worker {
                     }
                 }
             }
+            Token::Journal(_) | Token::Storage => unreachable!("nobody asks yet"),
             Token::None => unreachable!("such ops have no completion"),
         }
     }

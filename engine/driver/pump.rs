@@ -28,8 +28,8 @@ use super::mailbox::{Parcel, Receiver, Sender};
 use super::slots::Slots;
 use super::sockets::{Accepted, accept, recv_now, send_now};
 use crate::op::{
-    Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, Output, SocketId,
-    Token,
+    Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, OpenHow, Output,
+    SocketId, Token,
 };
 
 /// What a runtime has of its own: waiting, and direct input and output.
@@ -214,7 +214,8 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Post { to: Address::Core(core), mail } => self.cores[core.0 as usize].send(mail),
             Op::Post { to: Address::Control, mail } => (self.control)(mail),
 
-            Op::Open { file, path, create, direct } => {
+            Op::Open { file, path, how } => {
+                let OpenHow { create, direct, .. } = how;
                 self.call(token, Call::Open { file, path, create, direct });
             }
             Op::Write { file, offset_bytes, bytes } => {
@@ -258,6 +259,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Rename { from, to } => self.call(token, Call::Rename { from, to }),
             Op::Remove { path } => self.call(token, Call::Remove { path }),
             Op::SyncDirectory { path } => self.call(token, Call::SyncDirectory { path }),
+            Op::CheckStorage => unreachable!("nobody asks yet"),
         }
     }
 

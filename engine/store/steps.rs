@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::part::{Goal, Step, Tail};
 use super::{Store, StoreEvent, file};
 use crate::limits::BLOCK_BYTES;
-use crate::op::{Errno, FileOp, Op, Output};
+use crate::op::{Errno, FileOp, Op, OpenHow, Output};
 
 impl<M> Store<M> {
     /// Starts what the goal asks for next, once nothing is in flight any more.
@@ -131,7 +131,8 @@ impl<M> Store<M> {
         let part = self.part_mut(slot);
         part.step = Some(Step::Open);
         let create = !part.is_created;
-        self.emit(slot, FileOp::Step, Op::Open { file: file(slot), path, create, direct });
+        let how = OpenHow { create, direct, ..OpenHow::default() };
+        self.emit(slot, FileOp::Step, Op::Open { file: file(slot), path, how });
     }
 
     fn close_file(&mut self, slot: u32) {

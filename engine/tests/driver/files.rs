@@ -5,7 +5,7 @@ use std::path::Path;
 
 use incoming_engine::buffer::Slice;
 use incoming_engine::limits::{BLOCK_BYTES, LEASE_BYTES_MAX};
-use incoming_engine::op::{Errno, FileId, Op, Output};
+use incoming_engine::op::{Errno, FileId, Op, OpenHow, Output};
 use tempfile::TempDir;
 
 use crate::harness::{Cores, Variant, pattern};
@@ -26,7 +26,11 @@ fn writes_directly_with_a_padded_tail(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut cores = Cores::start(variant, 1);
     let path = directory.path().join("direct");
-    let open = Op::Open { file: FILE, path: path.clone(), create: true, direct: true };
+    let open = Op::Open {
+        file: FILE,
+        path: path.clone(),
+        how: OpenHow { create: true, direct: true, ..OpenHow::default() },
+    };
     assert_eq!(
         cores.run(open),
         Ok(Output::Done),
@@ -73,7 +77,11 @@ fn writes_through_the_page_cache(variant: Variant) {
         let directory = TempDir::new_in(parent).unwrap();
         let path = directory.path().join("buffered");
         let mut cores = Cores::start(variant, 1);
-        let open = Op::Open { file: FILE, path: path.clone(), create: true, direct: false };
+        let open = Op::Open {
+            file: FILE,
+            path: path.clone(),
+            how: OpenHow { create: true, direct: false, ..OpenHow::default() },
+        };
         assert_eq!(cores.run(open), Ok(Output::Done));
         let bytes = pattern(100_001, 4);
         let slice = Slice { start: 77, length: bytes.len() as u32 };
@@ -101,7 +109,11 @@ fn writes_many_at_once(variant: Variant) {
     let paths: Vec<_> = (0..4).map(|it: u32| directory.path().join(it.to_string())).collect();
     for (index, path) in paths.iter().enumerate() {
         let file = FileId(index as u32);
-        let open = Op::Open { file, path: path.clone(), create: true, direct: true };
+        let open = Op::Open {
+            file,
+            path: path.clone(),
+            how: OpenHow { create: true, direct: true, ..OpenHow::default() },
+        };
         assert_eq!(cores.run(open), Ok(Output::Done));
     }
     let writes: Vec<u32> = (0..16)
@@ -121,8 +133,11 @@ fn writes_many_at_once(variant: Variant) {
 fn opens_only_what_it_should(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut cores = Cores::start(variant, 1);
-    let open =
-        |path: &Path, create| Op::Open { file: FILE, path: path.into(), create, direct: false };
+    let open = |path: &Path, create| Op::Open {
+        file: FILE,
+        path: path.into(),
+        how: OpenHow { create, direct: false, ..OpenHow::default() },
+    };
     let path = directory.path().join("it");
     assert_eq!(cores.run(open(&path, false)), Err(Errno::ENOENT));
     assert_eq!(cores.run(open(&path, true)), Ok(Output::Done));
@@ -170,7 +185,11 @@ fn sets_mode_and_owner_and_removes(variant: Variant) {
 fn reports_what_a_file_system_refuses(variant: Variant) {
     let mut cores = Cores::start(variant, 1);
     // A device that is always full.
-    let open = Op::Open { file: FILE, path: "/dev/full".into(), create: false, direct: false };
+    let open = Op::Open {
+        file: FILE,
+        path: "/dev/full".into(),
+        how: OpenHow { create: false, direct: false, ..OpenHow::default() },
+    };
     assert_eq!(cores.run(open), Ok(Output::Done));
     let write = Op::Write { file: FILE, offset_bytes: 0, bytes: Slice { start: 0, length: 10 } };
     assert_eq!(cores.run(write), Err(Errno::ENOSPC));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use engine::buffer::{Memory, Slice};
 use engine::limits::BLOCK_BYTES;
-use engine::op::{Completion, Errno, FileId, Op, Output, Token};
+use engine::op::{Completion, Errno, FileId, Op, OpenHow, Output, Token};
 
 use crate::rng::Rng;
 
@@ -142,7 +142,7 @@ impl Disk {
     pub(crate) fn start<M: std::fmt::Debug>(&mut self, token: Token, op: Op<M>, memory: &Memory) {
         self.clock += 1;
         let request = match op {
-            Op::Open { file, path, create, direct } => {
+            Op::Open { file, path, how: OpenHow { create, direct, .. } } => {
                 assert!(!self.open.contains_key(&file), "{file:?} is open already");
                 Request::Open { file, path, create, direct }
             }
