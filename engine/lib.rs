@@ -7,6 +7,7 @@
 
 // Floor 0: plain data and memory.
 pub mod buffer;
+pub mod durability;
 pub mod error;
 pub mod limits;
 pub mod mask;

@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub use crate::durability::{Durability, SyncMethod};
 pub use part::Finish;
 use part::{Goal, Part};
 

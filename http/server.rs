@@ -1,6 +1,7 @@
 //! A running server: one thread for each core, one for everything else, and how they end.
 
 mod machine;
+mod medium;
 pub mod storage;
 
 use std::fmt;
@@ -12,7 +13,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::driver::{self, Backend, DirectSupport, Helper, Runtime, Sender, Setup};
+use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
 use engine::op::{CoreId, Machine};
 use engine::store::PARTS_NAME;
 use engine::ticket::TicketId;
@@ -23,6 +24,7 @@ use crate::config::{Config, format_size};
 use crate::control::{Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
+use medium::Medium;
 use storage::{Storage, StorageError};
 
 /// A server whose cores are working.
@@ -99,7 +101,7 @@ impl Server {
         let storage = Storage::open(&config.storage_dir)
             .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
         let backend = choose_backend(config.runtime)?;
-        let direct = probe_direct(config);
+        let medium = Medium::probe(config);
         warn_about(config, core_count, &storage);
         let listeners = machine::listen(config.listen, core_count)
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
@@ -132,7 +134,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, core, core_count, direct, loads.clone());
+            let config = worker_config(config, core, core_count, medium, loads.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -159,7 +161,7 @@ impl Server {
                 Backend::IoUring => "io_uring",
                 Backend::Epoll => "epoll",
             },
-            direct,
+            direct = medium.direct,
             cores = core_count,
             memory_total = format_size(u64::from(config.memory_bytes) * u64::from(core_count)),
             "ready"
@@ -259,14 +261,15 @@ fn worker_config(
     config: &Config,
     core: CoreId,
     core_count: u16,
-    direct: bool,
+    medium: Medium,
     loads: Arc<[AtomicU32]>,
 ) -> WorkerConfig {
     WorkerConfig {
         core,
         core_count,
         storage_dir: config.storage_dir.clone(),
-        direct,
+        direct: medium.direct,
+        durability: medium.durability,
         staging_bytes: config.memory_bytes,
         connections_max: config.connections_max,
         tickets_max: TICKETS_PER_CORE_MAX,
@@ -296,20 +299,6 @@ fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
         "io_uring is refused; working with epoll, which is slower"
     );
     Ok(Backend::Epoll)
-}
-
-fn probe_direct(config: &Config) -> bool {
-    match driver::probe_direct(&config.storage_dir.join(PARTS_NAME)) {
-        Ok(DirectSupport::Direct) => true,
-        Ok(DirectSupport::Buffered(reason)) => {
-            tracing::info!(%reason, "writing through the page cache");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
-            false
-        }
-    }
 }
 
 fn warn_about(config: &Config, core_count: u16, storage: &Storage) {

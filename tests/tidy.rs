@@ -10,6 +10,7 @@ use std::path::Path;
 /// Which floor a file stands on: the file of that name and the directory of that name.
 const FLOORS: &[(&str, u8)] = &[
     ("engine/buffer", 0),
+    ("engine/durability", 0),
     ("engine/error", 0),
     ("engine/limits", 0),
     ("engine/mask", 0),
