@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::core::{Core, core_index};
+use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
 use crate::upload::{End, Plan, Upload};
@@ -91,7 +91,7 @@ impl Link {
         now: Instant,
         pipe: &mut Pipe,
         upload: &mut Upload,
-        cores: &[Core],
+        disk: &Disk,
         churn: usize,
     ) {
         if upload.end.is_some() && self.stage != Stage::Leaving {
@@ -109,7 +109,7 @@ impl Link {
         }
         match rng.below(10) {
             0..4 => self.write(rng, pipe),
-            4..8 => self.read(rng, pipe, upload, cores),
+            4..8 => self.read(rng, pipe, upload, disk),
             _ => self.produce(rng, upload),
         }
     }
@@ -177,14 +177,14 @@ impl Link {
         }
     }
 
-    fn read(&mut self, rng: &mut Rng, pipe: &mut Pipe, upload: &mut Upload, cores: &[Core]) {
+    fn read(&mut self, rng: &mut Rng, pipe: &mut Pipe, upload: &mut Upload, disk: &Disk) {
         let most = pipe.down.len().min(self.move_bytes_max);
         let count = if rng.chance(50) { most } else { rng.below(most + 1) };
         self.input.extend(pipe.down.take(count));
         if self.stage == Stage::Leaving {
             self.input.clear();
         } else {
-            self.understand(rng, upload, cores);
+            self.understand(rng, upload, disk);
         }
         if pipe.down.has_ended() && (!self.is_lazy || pipe.is_closed) {
             if !self.has_ended {
@@ -194,7 +194,7 @@ impl Link {
         }
     }
 
-    fn understand(&mut self, rng: &mut Rng, upload: &mut Upload, cores: &[Core]) {
+    fn understand(&mut self, rng: &mut Rng, upload: &mut Upload, disk: &Disk) {
         if self.stage == Stage::Upgrading {
             let Some(end) = self.input.windows(4).position(|it| it == b"\r\n\r\n") else { return };
             assert!(self.input.starts_with(b"HTTP/1.1 101 "), "the upgrade is accepted");
@@ -208,7 +208,7 @@ impl Link {
             match opcode {
                 TEXT => {
                     let message: Value = serde_json::from_slice(&payload).expect("JSON");
-                    self.on_message(rng, &message, upload, cores);
+                    self.on_message(rng, &message, upload, disk);
                 }
                 PING => {
                     let mut pong = Vec::new();
@@ -228,14 +228,13 @@ impl Link {
         }
     }
 
-    fn on_message(&mut self, rng: &mut Rng, message: &Value, upload: &mut Upload, cores: &[Core]) {
-        let core = &cores[core_index(upload.owner())];
+    fn on_message(&mut self, rng: &mut Rng, message: &Value, upload: &mut Upload, disk: &Disk) {
         let data = &message["MsgData"];
         match message["MsgType"].as_str().expect("a type") {
             "MsgUploadConf" => {
                 assert_eq!(self.stage, Stage::Requesting);
                 let position = data["FilePos"].as_u64().expect("FilePos") as usize;
-                upload.on_confirmed(position, self.acked_before, core);
+                upload.on_confirmed(position, self.acked_before, disk);
                 if self.is_pipelining {
                     assert_eq!(position, self.acked, "nobody else has sent anything");
                 } else {
@@ -249,7 +248,7 @@ impl Link {
                 let length = data["ChunkSize"].as_u64().expect("ChunkSize") as usize;
                 assert_eq!(self.unacked.pop_front(), Some(length), "one ack each, in order");
                 self.acked += length;
-                upload.on_acked(self.acked, core);
+                upload.on_acked(self.acked, disk);
             }
             "MsgAllDone" => {
                 assert_eq!(self.stage, Stage::Sending);
@@ -271,7 +270,7 @@ impl Link {
                 assert!(upload.was_cancel_asked || upload.cancel_told.is_some());
                 upload.end = Some(End::Cancelled);
             }
-            "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), core),
+            "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), disk),
             other => panic!("{other} from a server"),
         }
     }

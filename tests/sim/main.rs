@@ -5,7 +5,7 @@
 
 mod browser;
 mod core;
-#[path = "../../engine/tests/store/disk.rs"]
+#[path = "../../engine/tests/store/disk/mod.rs"]
 mod disk;
 mod net;
 #[path = "../../engine/tests/store/rng.rs"]

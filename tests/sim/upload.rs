@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use engine::op::CoreId;
 use engine::ticket::TicketId;
 
-use crate::core::Core;
+use crate::disk::Disk;
 use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
@@ -108,16 +108,16 @@ impl Upload {
     }
 
     /// What lies on the disk, as long as it has to.
-    pub(crate) fn data<'a>(&self, core: &'a Core) -> Option<&'a [u8]> {
-        core.disk.data(&self.part_path()).or_else(|| core.disk.data(&self.arrived_path()))
+    pub(crate) fn data<'a>(&self, disk: &'a Disk) -> Option<&'a [u8]> {
+        disk.data(&self.part_path()).or_else(|| disk.data(&self.arrived_path()))
     }
 
     /// The browser may forget everything below `end`: it lies on the disk.
-    pub(crate) fn on_acked(&mut self, end: usize, core: &Core) {
+    pub(crate) fn on_acked(&mut self, end: usize, disk: &Disk) {
         assert!(end <= self.sent, "only what was sent is acknowledged");
         let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
-        match self.data(core) {
-            _ if core.disk.has_lost(&self.ticket.unwrap().to_string()) => {}
+        match self.data(disk) {
+            _ if disk.has_lost(&self.ticket.unwrap().to_string()) => {}
             None => assert!(is_over, "acknowledged bytes are on the disk"),
             Some(data) => {
                 assert!(data.len() >= end || is_over, "acknowledged bytes are on the disk");
@@ -131,23 +131,23 @@ impl Upload {
 
     /// The browser is told to go on at `position`. When it connected, everything below `acked` was
     /// acknowledged.
-    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, core: &Core) {
+    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, disk: &Disk) {
         assert!(position <= self.sent, "nobody has sent so much");
         if position < acked {
-            let has_lost = core.disk.has_lost(&self.ticket.unwrap().to_string());
+            let has_lost = disk.has_lost(&self.ticket.unwrap().to_string());
             assert!(has_lost, "acknowledged bytes are asked for again");
             self.acked = position;
         }
-        if let Some(data) = self.data(core)
-            && !core.disk.has_lost(&self.ticket.unwrap().to_string())
+        if let Some(data) = self.data(disk)
+            && !disk.has_lost(&self.ticket.unwrap().to_string())
         {
             assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
         }
     }
 
-    pub(crate) fn on_error(&mut self, code: u64, core: &Core) {
+    pub(crate) fn on_error(&mut self, code: u64, disk: &Disk) {
         let is_right = match code {
-            STORAGE_FAILED => core.disk.has_failed(),
+            STORAGE_FAILED => disk.has_failed(),
             TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled() || self.may_time_out,
             FILE_LONGER_THAN_DECLARED => self.plan == Plan::SendTooMuch,
             CANCELLED_BY_BACKEND => self.was_cancel_asked,

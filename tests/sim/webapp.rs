@@ -7,7 +7,8 @@ use engine::op::{Address, CoreId};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
 
-use crate::core::{Core, Outbox, Sent, core_index};
+use crate::core::{Outbox, Sent};
+use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
 use crate::upload::{Plan, Upload};
@@ -87,7 +88,7 @@ impl Told {
         from: CoreId,
         callback: Callback,
         upload: &mut Upload,
-        core: &Core,
+        disk: &Disk,
     ) -> Self {
         assert_eq!(callback.backend_secret, "s&cret");
         assert_eq!(from, upload.owner());
@@ -97,8 +98,8 @@ impl Told {
                 assert!(!upload.is_handed_over, "it has it");
                 assert_eq!(callback.filename_from_browser, "a \"file\"");
                 assert_eq!(*path, upload.arrived_path());
-                assert!(core.disk.data(path).unwrap() == upload.bytes, "the file is the file");
-                core.disk.assert_durable(path, upload.part_path().parent().unwrap());
+                assert!(disk.data(path).unwrap() == upload.bytes, "the file is the file");
+                assert!(disk.is_durable(path), "its bytes, its length and its name are safe");
                 upload.has_arrived = true;
             }
             Outcome::Cancelled { reason } => {
@@ -107,7 +108,7 @@ impl Told {
                     "no more" => upload.was_cancelled_by_browser,
                     "upload timed out" => upload.may_time_out,
                     TOO_MUCH => upload.plan == Plan::SendTooMuch,
-                    "storage error" => core.disk.has_failed(),
+                    "storage error" => disk.has_failed(),
                     _ => false,
                 };
                 assert!(
@@ -151,18 +152,11 @@ impl Told {
 }
 
 /// The web app has an answer to its request.
-pub(crate) fn on_response(
-    call: &Call,
-    status: u16,
-    body: &str,
-    it: &mut Upload,
-    cores: &mut [Core],
-) {
+pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload, disk: &mut Disk) {
     match (call.kind, status) {
         (CallKind::New, 200) => {
             it.ticket = TicketId::parse(body);
-            let core = &mut cores[core_index(it.owner())];
-            core.disk.expect(body.to_owned(), it.bytes);
+            disk.expect(body.to_owned(), it.bytes);
         }
         (CallKind::Cancel, 200) => it.was_cancelled_by_app = true,
         (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),

@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::durability::Durability;
-use engine::op::{Address, CoreId, Machine};
+use engine::op::{Address, CoreId, Machine, StorageHealth};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
 use incoming::worker::{Worker, WorkerConfig};
 
 use crate::browser::Link;
-use crate::core::{Core, Outbox, Sent, core_index};
+use crate::core::{Core, Kernel, Outbox, Sent, core_index};
 use crate::disk::{Disk, Weather};
 use crate::net::{Pipe, PipeId};
 use crate::panic_count;
@@ -23,7 +23,7 @@ pub(crate) struct World {
     rng: Rng,
     now: Instant,
     cores: Vec<Core>,
-    pipes: Vec<Pipe>,
+    kernel: Kernel,
     uploads: Vec<Upload>,
     links: Vec<Link>,
     calls: Vec<Call>,
@@ -44,6 +44,17 @@ impl World {
         let (direct, staging_bytes) = (rng.chance(70), rng.pick(&[64, 128, 320, 1024]) << 10);
         let idle_timeout_s = if rng.chance(10) { 30 } else { 12 * 3600 };
         let connections_max = rng.pick(&[3, 100]);
+        let weather = Weather {
+            faults_left: if is_fair { 0 } else { rng.below(10) as u32 },
+            fault_percent: rng.within(1..10),
+            short_percent: rng.pick(&[0, 5, 40]),
+            slow_percent: rng.pick(&[0, 0, 10]),
+            can_allocate: rng.chance(80),
+            is_ordered: rng.chance(50),
+            is_full: false,
+            health: StorageHealth::Good,
+        };
+        let disk = Disk::new(rng.next(), weather);
         let cores = (0..CORE_COUNT).map(|core| {
             let mut ids = Rng::new(rng.next());
             let config = WorkerConfig {
@@ -64,14 +75,8 @@ impl World {
                     TicketId(u128::from(ids.next()) << 64 | u128::from(ids.next()))
                 }),
             };
-            let weather = Weather {
-                faults_left: if is_fair { 0 } else { rng.below(6) as u32 },
-                fault_percent: rng.within(1..10),
-                short_percent: rng.pick(&[0, 5, 40]),
-                can_allocate: rng.chance(80),
-            };
             let worker = Worker::new(now, config).unwrap();
-            let mut it = Core::new(worker, Disk::new(rng.next(), weather), SENDERS);
+            let mut it = Core::new(worker, CoreId(core), SENDERS);
             it.accept_faults_left = if is_fair { 0 } else { 3 };
             it
         });
@@ -89,7 +94,7 @@ impl World {
             rng,
             now,
             cores,
-            pipes: Vec::new(),
+            kernel: Kernel { disk, pipes: Vec::new() },
             uploads,
             links: Vec::new(),
             calls: Vec::new(),
@@ -132,7 +137,7 @@ impl World {
             _ => self.sleep(),
         }
         for index in 0..self.cores.len() {
-            let sent = self.cores[index].tick(self.now, &mut self.pipes, &mut self.rng);
+            let sent = self.cores[index].tick(self.now, &mut self.kernel, &mut self.rng);
             self.deliver(index, sent);
         }
         assert_eq!(panic_count(), 0, "a panic was caught on the way");
@@ -140,7 +145,7 @@ impl World {
 
     fn core_step(&mut self) {
         let index = self.rng.below(self.cores.len());
-        let sent = self.cores[index].step(self.now, &mut self.pipes, &mut self.rng);
+        let sent = self.cores[index].step(self.now, &mut self.kernel, &mut self.rng);
         self.deliver(index, sent);
     }
 
@@ -150,8 +155,8 @@ impl World {
         }
         let index = self.rng.below(self.links.len());
         let link = &mut self.links[index];
-        let (pipe, upload) = (&mut self.pipes[link.pipe], &mut self.uploads[link.upload]);
-        link.step(&mut self.rng, self.now, pipe, upload, &self.cores, self.churn);
+        let (pipe, upload) = (&mut self.kernel.pipes[link.pipe], &mut self.uploads[link.upload]);
+        link.step(&mut self.rng, self.now, pipe, upload, &self.kernel.disk, self.churn);
         if link.is_gone() {
             self.links.swap_remove(index);
         }
@@ -161,11 +166,11 @@ impl World {
         if !self.calls.is_empty() {
             let index = self.rng.below(self.calls.len());
             let call = &mut self.calls[index];
-            let response = call.step(&mut self.rng, &mut self.pipes[call.pipe]);
+            let response = call.step(&mut self.rng, &mut self.kernel.pipes[call.pipe]);
             if let Some((status, body)) = response {
                 let call = self.calls.swap_remove(index);
                 let upload = &mut self.uploads[call.upload];
-                on_response(&call, status, &body, upload, &mut self.cores);
+                on_response(&call, status, &body, upload, &mut self.kernel.disk);
             }
         }
     }
@@ -189,7 +194,7 @@ impl World {
         if next - self.now > Duration::from_secs(1) {
             self.check_debts();
         }
-        let is_app_busy = self.calls.iter().any(|it| self.pipes[it.pipe].is_accepted);
+        let is_app_busy = self.calls.iter().any(|it| self.kernel.pipes[it.pipe].is_accepted);
         if next - self.now < Duration::from_secs(2) || !is_app_busy && self.rng.chance(10) {
             self.now = next;
         }
@@ -197,12 +202,12 @@ impl World {
 
     /// Only time will make something happen: then the server owes nobody an answer.
     fn check_debts(&self) {
-        let is_busy = self.cores.iter().any(|it| it.is_busy(&self.pipes));
+        let is_busy = self.cores.iter().any(|it| it.is_busy(&self.kernel));
         if is_busy || !self.told.is_empty() {
             return;
         }
         for link in &self.links {
-            let owed = link.is_owed(&self.pipes[link.pipe], &self.uploads[link.upload]);
+            let owed = link.is_owed(&self.kernel.pipes[link.pipe], &self.uploads[link.upload]);
             assert_eq!(owed, None, "{link:?}");
         }
     }
@@ -215,8 +220,8 @@ impl World {
                     let ticket = Some(callback.ticket);
                     let upload = self.uploads.iter_mut().find(|it| it.ticket == ticket);
                     let upload = upload.expect("a known ticket");
-                    let core = &self.cores[core_index(from)];
-                    let told = Told::new(&mut self.rng, self.now, from, callback, upload, core);
+                    let disk = &self.kernel.disk;
+                    let told = Told::new(&mut self.rng, self.now, from, callback, upload, disk);
                     self.told.push(told);
                 }
                 (Address::Control, other) => panic!("not for the control thread: {other:?}"),
@@ -264,23 +269,22 @@ impl World {
 
     fn connect(&mut self, length: usize) -> PipeId {
         let bytes_max = self.rng.pick(&[50, 1_000, 65_536, 1 << 20]).max(length / 500);
-        self.pipes.push(Pipe::new(bytes_max));
+        self.kernel.pipes.push(Pipe::new(bytes_max));
         let core = self.rng.below(self.cores.len());
-        self.cores[core].backlog.push_back(self.pipes.len() - 1);
-        self.pipes.len() - 1
+        self.cores[core].backlog.push_back(self.kernel.pipes.len() - 1);
+        self.kernel.pipes.len() - 1
     }
 
     /// Every browser knows how it went; so does every web app, and so do the disks.
     fn check_uploads(&self) {
         for upload in &self.uploads {
-            let core = &self.cores[core_index(upload.owner())];
             match upload.end.expect("over") {
                 End::AllDone => assert!(upload.is_handed_over),
                 End::Cancelled => assert!(!upload.is_handed_over),
                 End::Refused(_) => assert!(!upload.is_handed_over || upload.may_time_out),
             }
             if upload.is_handed_over && !upload.is_removed_when_finished {
-                let data = core.disk.data(&upload.arrived_path());
+                let data = self.kernel.disk.data(&upload.arrived_path());
                 assert!(data == Some(upload.bytes), "what was handed over is not touched");
             }
         }
@@ -298,7 +302,7 @@ impl World {
             );
         }
         self.calls.clear();
-        for pipe in &mut self.pipes {
+        for pipe in &mut self.kernel.pipes {
             // Some browsers stay to the end, some are gone.
             if self.rng.chance(50) {
                 pipe.reset();
@@ -318,20 +322,22 @@ impl World {
                 }
             }
             for index in 0..self.cores.len() {
-                let sent = self.cores[index].tick(self.now, &mut self.pipes, &mut self.rng);
+                let sent = self.cores[index].tick(self.now, &mut self.kernel, &mut self.rng);
                 self.deliver(index, sent);
             }
         }
         for core in &self.cores {
-            core.check_end();
+            core.check_end(&self.kernel.disk);
         }
         for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
-            let core = &self.cores[core_index(upload.owner())];
-            let is_there = upload.data(core).is_some();
+            let is_there = upload.data(&self.kernel.disk).is_some();
             let is_gone = upload.is_handed_over && upload.is_removed_when_finished
                 || upload.cancel_told.as_deref() == Some("no more")
                 || upload.was_cancelled_by_app;
-            assert!(!(is_there && is_gone) || core.disk.has_failed_removals(), "it was removed");
+            assert!(
+                !(is_there && is_gone) || self.kernel.disk.has_failed_removals(),
+                "it was removed"
+            );
         }
     }
 
