@@ -4,12 +4,14 @@
 //! `SEEDS=17 cargo test --test sim` runs one seed, `SEEDS=0..100000` many.
 
 mod browser;
+mod chaos;
 mod core;
 #[path = "../../engine/tests/store/disk/mod.rs"]
 mod disk;
 mod net;
 #[path = "../../engine/tests/store/rng.rs"]
 mod rng;
+mod server;
 mod upload;
 mod webapp;
 mod websocket;

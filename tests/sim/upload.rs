@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use engine::op::CoreId;
 use engine::ticket::TicketId;
 
 use crate::disk::Disk;
@@ -34,6 +33,10 @@ pub(crate) struct Upload {
     pub(crate) has_arrived: bool,
     /// The web app has taken the file, or has said so.
     pub(crate) is_handed_over: bool,
+    /// And the server has said that it knows.
+    pub(crate) is_finish_known: bool,
+    /// The server ended while it was told something: it may not know.
+    pub(crate) was_cut_off: bool,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
     /// Tickets are short-lived in this run.
@@ -88,6 +91,8 @@ impl Upload {
             cancel_told: None,
             has_arrived: false,
             is_handed_over: false,
+            is_finish_known: false,
+            was_cut_off: false,
             is_waiting: false,
             may_time_out: false,
             failed_answers_left: rng.below(3) as u32,
@@ -95,16 +100,13 @@ impl Upload {
         }
     }
 
-    pub(crate) fn owner(&self) -> CoreId {
-        self.ticket.expect("a ticket").owner(CORE_COUNT)
-    }
-
+    /// As ops name it.
     pub(crate) fn part_path(&self) -> PathBuf {
-        PathBuf::from(STORAGE_DIR).join("parts").join(self.ticket.unwrap().to_string())
+        PathBuf::from("parts").join(self.ticket.unwrap().to_string())
     }
 
     pub(crate) fn arrived_path(&self) -> PathBuf {
-        PathBuf::from(STORAGE_DIR).join("arrived").join(self.ticket.unwrap().to_string())
+        PathBuf::from("arrived").join(self.ticket.unwrap().to_string())
     }
 
     /// What lies on the disk, as long as it has to.
@@ -168,7 +170,6 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
 });
 
-pub(crate) const CORE_COUNT: u16 = 2;
 pub(crate) const STORAGE_DIR: &str = "/storage";
 
 const FILE_LONGER_THAN_DECLARED: u64 = 105;
