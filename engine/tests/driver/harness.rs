@@ -65,10 +65,20 @@ impl Cores {
     }
 
     /// With a storage directory.
-    pub(crate) fn start_in(dir: &Path, (runtime, backend): Variant, count: usize) -> Self {
+    pub(crate) fn start_in(dir: &Path, variant: Variant, count: usize) -> Self {
+        Self::start_on(StorageDir::open(dir).unwrap(), variant, count)
+    }
+
+    /// One core, with a storage directory in which these directories are made and watched.
+    pub(crate) fn start_watching(dir: &Path, names: &[&str], variant: Variant) -> Self {
+        let mut storage = StorageDir::open(dir).unwrap();
+        names.iter().for_each(|it| storage.make_dir(it.as_ref(), 0o700).unwrap());
+        Self::start_on(storage, variant, 1)
+    }
+
+    fn start_on(storage: StorageDir, (runtime, backend): Variant, count: usize) -> Self {
         let (report, reports) = mpsc::channel();
-        let storage = Arc::new(StorageDir::open(dir).unwrap());
-        let helper = Helper::start(backend, storage).unwrap();
+        let helper = Helper::start(backend, Arc::new(storage)).unwrap();
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| driver::mailbox::<Mail>().unwrap()).unzip();
         let mut addresses = Vec::new();
