@@ -16,6 +16,7 @@ pub mod op;
 // Floor 1: one thing each, pure.
 pub mod handover;
 pub mod pool;
+pub mod record;
 pub mod ticket;
 pub mod timer;
 pub mod upload;

@@ -90,8 +90,8 @@ impl Worker {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
-            parts_dir: config.storage_dir.join(PARTS_NAME),
-            arrived_dir: config.storage_dir.join(ARRIVED_NAME),
+            parts_dir: PARTS_NAME.into(),
+            arrived_dir: ARRIVED_NAME.into(),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
         })?;

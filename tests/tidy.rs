@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("engine/op", 0),
     ("engine/handover", 1),
     ("engine/pool", 1),
+    ("engine/record", 1),
     ("engine/ticket", 1),
     ("engine/timer", 1),
     ("engine/upload", 1),

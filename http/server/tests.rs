@@ -85,7 +85,7 @@ fn starts_listens_and_stops() {
     TcpStream::connect(server.address()).unwrap();
     server.stopper().stop();
     server.run().unwrap();
-    assert!(Storage::open(temp.path()).is_ok(), "the lock is given back");
+    assert!(Storage::open(temp.path(), Duration::ZERO).is_ok(), "the lock is given back");
 }
 
 #[test]

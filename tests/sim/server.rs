@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use engine::durability::{Durability, SyncMethod};
 use engine::op::{Address, CoreId, Machine};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
@@ -26,6 +27,7 @@ pub(crate) struct Server {
 /// What is the same in all its runs.
 struct Settings {
     direct: bool,
+    durability: Durability,
     staging_bytes: u32,
     connections_max: u32,
     idle_timeout: Duration,
@@ -35,8 +37,16 @@ struct Settings {
 
 impl Server {
     pub(crate) fn new(rng: &mut Rng, is_fair: bool) -> Self {
+        let direct = rng.chance(70);
+        let fdatasync = Durability::Synced(SyncMethod::Fdatasync);
+        let durability = match rng.below(5) {
+            0 => Durability::Written,
+            1 | 2 if direct => Durability::Synced(SyncMethod::Dsync),
+            _ => fdatasync,
+        };
         let settings = Settings {
-            direct: rng.chance(70),
+            direct,
+            durability,
             staging_bytes: rng.pick(&[64, 128, 320, 1024]) << 10,
             connections_max: rng.pick(&[3, 100]),
             idle_timeout: Duration::from_secs(if rng.chance(10) { 30 } else { 12 * 3600 }),
@@ -75,6 +85,7 @@ impl Server {
             core_count,
             storage_dir: STORAGE_DIR.into(),
             direct: settings.direct,
+            durability: settings.durability,
             staging_bytes: settings.staging_bytes,
             connections_max: settings.connections_max,
             tickets_max: 1000,
