@@ -53,9 +53,14 @@ impl Disk {
                 let health = self.weather.health;
                 return Ok(Output::Storage(StorageState { free_bytes, health }));
             }
-            Request::Remove { .. } if fault.is_some() => {
-                self.failed_removal_count += 1;
-                return Err(fault.unwrap());
+            Request::Remove { path } => {
+                if let Err(errno) = fault.map_or_else(|| self.check_writable(), Err) {
+                    self.failed_removal_count += 1;
+                    return Err(errno);
+                }
+                if !self.names.remove(now, &path) {
+                    return Err(Errno::ENOENT);
+                }
             }
             _ if fault.is_some() => return Err(fault.unwrap()),
             Request::Open { file, path, how } => self.open(core, file, path, how)?,
@@ -81,12 +86,6 @@ impl Disk {
                 }
                 self.names.rename(now, &from, to);
             }
-            Request::Remove { path } => {
-                self.check_writable()?;
-                if !self.names.remove(now, &path) {
-                    return Err(Errno::ENOENT);
-                }
-            }
             Request::SyncDirectory { path } => self.names.sync(&path, begun_at),
         }
         Ok(Output::Done)
@@ -100,6 +99,7 @@ impl Disk {
         how: OpenHow,
     ) -> Result<(), Errno> {
         if self.weather.health == StorageHealth::Gone {
+            self.failed_count += 1;
             return Err(Errno::ENOENT);
         }
         let inode = match (self.names.get(&path), how.create) {
