@@ -14,6 +14,7 @@ use incoming::worker::Worker;
 use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
+use crate::trace::Trace;
 
 #[derive(Debug)]
 pub(crate) struct Core {
@@ -44,6 +45,7 @@ struct Socket {
 pub(crate) struct Kernel {
     pub(crate) disk: Disk,
     pub(crate) pipes: Vec<Pipe>,
+    pub(crate) trace: Trace,
 }
 
 /// Something on its way to a core or to the control thread.
@@ -197,6 +199,7 @@ impl Core {
                 }
             },
         };
+        kernel.trace.note_event(self.id, &event);
         self.worker.on_event(now, event);
     }
 
@@ -221,6 +224,7 @@ impl Core {
     fn run_ops(&mut self, now: Instant, kernel: &mut Kernel, rng: &mut Rng) -> Outbox {
         let mut outbox = Outbox::new();
         while let Some((token, op)) = self.worker.poll_op() {
+            kernel.trace.note_op(self.id, token, &op);
             match op {
                 Op::Accept => {
                     assert!(!self.accepting, "one accept at a time");

@@ -12,6 +12,7 @@ mod net;
 #[path = "../../engine/tests/store/rng.rs"]
 mod rng;
 mod server;
+mod trace;
 mod upload;
 mod webapp;
 mod websocket;
@@ -25,7 +26,17 @@ use world::World;
 
 #[test]
 fn every_upload_ends_well_whatever_happens() {
-    for_each_seed(400, |seed| World::new(seed).run());
+    for_each_seed(2_000, |seed| {
+        World::new(seed).run();
+    });
+}
+
+/// Whatever a seed shows can be shown again.
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for_each_seed(20, |seed| {
+        assert_eq!(World::traced(seed).run(), World::traced(seed).run());
+    });
 }
 
 /// Panics so far. A worker survives what a connection's bytes make it do; here it may not happen.

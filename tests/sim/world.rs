@@ -15,6 +15,7 @@ use crate::net::{Pipe, PipeId};
 use crate::panic_count;
 use crate::rng::Rng;
 use crate::server::Server;
+use crate::trace::Trace;
 use crate::upload::{End, Plan, Upload};
 use crate::webapp::{Call, CallKind, Told, done, on_response};
 
@@ -62,7 +63,7 @@ impl World {
         Self {
             rng,
             now,
-            kernel: Kernel { disk, pipes: Vec::new() },
+            kernel: Kernel { disk, pipes: Vec::new(), trace: Trace::default() },
             server,
             chaos,
             uploads,
@@ -73,7 +74,15 @@ impl World {
         }
     }
 
-    pub(crate) fn run(mut self) {
+    /// Notes everything that happens.
+    pub(crate) fn traced(seed: u64) -> Self {
+        let mut world = Self::new(seed);
+        world.kernel.trace = Trace::on();
+        world
+    }
+
+    /// Until everybody knows how it went. Gives the trace.
+    pub(crate) fn run(mut self) -> u64 {
         for step in 0.. {
             self.step();
             if step == STEPS_MAX {
@@ -88,6 +97,7 @@ impl World {
         }
         self.stop();
         self.check_files();
+        self.kernel.trace.hash()
     }
 
     fn step(&mut self) {
