@@ -24,6 +24,10 @@ pub(crate) struct Link {
     acked: usize,
     /// When it connected.
     acked_before: usize,
+    /// It connected when the web app knew already that the upload is cancelled.
+    is_after_cancel: bool,
+    /// Or that it has the file.
+    is_after_finish: bool,
     window_count: usize,
     /// How much it moves at a time.
     move_bytes_max: usize,
@@ -63,6 +67,8 @@ impl Link {
             position: 0,
             acked: 0,
             acked_before: it.acked,
+            is_after_cancel: it.was_cancelled_by_app,
+            is_after_finish: it.is_handed_over,
             window_count: rng.pick(&[1, 4, 4, 8]),
             move_bytes_max: (it.bytes.len() / rng.within(1..60)).max(60),
             silent_until: now,
@@ -234,6 +240,9 @@ impl Link {
             "MsgUploadConf" => {
                 assert_eq!(self.stage, Stage::Requesting);
                 let position = data["FilePos"].as_u64().expect("FilePos") as usize;
+                assert!(!self.is_after_cancel, "the web app was told that it is cancelled");
+                let is_whole = position == upload.bytes.len();
+                assert!(is_whole || !self.is_after_finish, "the web app has it already");
                 upload.on_confirmed(position, self.acked_before, disk);
                 if self.is_pipelining {
                     assert_eq!(position, self.acked, "nobody else has sent anything");
@@ -257,6 +266,7 @@ impl Link {
                 // The answer to `finish_upload` may still be on its way.
                 assert!(upload.is_handed_over || upload.is_waiting, "the web app has the file");
                 upload.is_handed_over = true;
+                upload.check_finished(disk);
                 upload.end = Some(End::AllDone);
             }
             "MsgCancel" => {
@@ -268,6 +278,7 @@ impl Link {
             "MsgCancelAck" => {
                 assert_eq!(self.stage, Stage::Cancelling);
                 assert!(upload.was_cancel_asked || upload.cancel_told.is_some());
+                upload.check_cancelled(disk);
                 upload.end = Some(End::Cancelled);
             }
             "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), disk),

@@ -47,6 +47,20 @@ impl Chaos {
         Some(rng.pick(&[End::Stop, End::Kill, End::Kill, End::PowerCut, End::PowerCut]))
     }
 
+    /// The server ends at once.
+    pub(crate) fn end_soon(&mut self) {
+        (self.ends_left, self.ends_every) = (self.ends_left.max(1), 1);
+    }
+
+    /// Whether a start is cut short, and by which of its calls.
+    pub(crate) fn poll_cut(&mut self, rng: &mut Rng) -> Option<usize> {
+        if self.ends_left == 0 || !rng.chance(30) {
+            return None;
+        }
+        self.ends_left -= 1;
+        Some(rng.below(40))
+    }
+
     /// No room for a while, or no writing, or no directory. It passes.
     pub(crate) fn change_weather(&mut self, now: Instant, weather: &mut Weather, rng: &mut Rng) {
         match self.clears_at {

@@ -11,7 +11,9 @@ mod disk;
 mod net;
 #[path = "../../engine/tests/store/rng.rs"]
 mod rng;
+mod promise;
 mod server;
+mod start;
 mod trace;
 mod upload;
 mod webapp;

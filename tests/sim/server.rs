@@ -8,11 +8,14 @@ use engine::durability::{Durability, SyncMethod};
 use engine::op::{Address, CoreId, Machine};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
+use engine::journal::{CommitSync, Recovery};
 use incoming::worker::{Worker, WorkerConfig};
 
 use crate::core::{Core, Kernel, Outbox, Sent, core_index};
+use crate::disk::Disk;
 use crate::net::PipeId;
 use crate::rng::Rng;
+use crate::start::{Cut, Start, Starter};
 use crate::upload::STORAGE_DIR;
 
 pub(crate) struct Server {
@@ -64,22 +67,41 @@ impl Server {
         !self.cores.is_empty()
     }
 
-    pub(crate) fn start(&mut self, now: Instant, rng: &mut Rng) {
+    /// Acknowledged bytes survive a power cut.
+    pub(crate) fn is_synced(&self) -> bool {
+        self.settings.durability != Durability::Written
+    }
+
+    /// Goes on where the run before was, with another number of cores. `calls_left`: until it is
+    /// cut short.
+    pub(crate) fn start(
+        &mut self,
+        now: Instant,
+        kernel: &mut Kernel,
+        calls_left: Option<usize>,
+        rng: &mut Rng,
+    ) -> Result<Recovery, Cut> {
         assert!(!self.is_up());
         self.run += 1;
         let core_count = rng.within(2..5) as u16;
+        let sync = self.settings.commit_sync();
+        let start = Starter::new(&mut kernel.disk, calls_left).run(core_count, sync)?;
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
-        for core in (0..core_count).map(CoreId) {
-            let worker = Worker::new(now, self.config(core, core_count, rng)).unwrap();
-            let mut core = Core::new(worker, core, usize::from(core_count) + OUTSIDE_COUNT);
+        for core in 0..core_count {
+            let config = self.config(CoreId(core), &start, &kernel.disk, rng);
+            let worker = Worker::new(now, config).unwrap();
+            let mut core = Core::new(worker, CoreId(core), usize::from(core_count) + OUTSIDE_COUNT);
             core.accept_faults_left = self.settings.accept_faults_max;
             self.cores.push(core);
         }
+        Ok(start.recovery)
     }
 
-    fn config(&self, core: CoreId, core_count: u16, rng: &mut Rng) -> WorkerConfig {
+    fn config(&self, core: CoreId, start: &Start, disk: &Disk, rng: &mut Rng) -> WorkerConfig {
         let mut ids = Rng::new(rng.next());
         let settings = &self.settings;
+        let core_count = start.logs.len() as u16;
+        let records = start.tickets[core_index(core)].iter();
         WorkerConfig {
             core,
             core_count,

@@ -17,8 +17,11 @@ pub(crate) struct Upload {
     pub(crate) plan: Plan,
     /// The largest message that its browser sends.
     pub(crate) chunk_bytes_max: usize,
+    /// Acknowledged bytes survive a power cut.
+    pub(crate) is_synced: bool,
     /// Bytes that the browser was told to forget.
     pub(crate) acked: usize,
+    pub(crate) ack_count: usize,
     /// Bytes that any connection has sent.
     pub(crate) sent: usize,
     /// Its first connection may send bytes before it is told where to begin: there is no other.
@@ -82,7 +85,9 @@ impl Upload {
             is_removed_when_finished: rng.chance(50),
             plan,
             chunk_bytes_max: (length / rng.within(1..30)).clamp(100, 1 << 20),
+            is_synced: false,
             acked: 0,
+            ack_count: 0,
             sent: 0,
             may_pipeline: false,
             was_cancelled_by_browser: false,
@@ -112,39 +117,6 @@ impl Upload {
     /// What lies on the disk, as long as it has to.
     pub(crate) fn data<'a>(&self, disk: &'a Disk) -> Option<&'a [u8]> {
         disk.data(&self.part_path()).or_else(|| disk.data(&self.arrived_path()))
-    }
-
-    /// The browser may forget everything below `end`: it lies on the disk.
-    pub(crate) fn on_acked(&mut self, end: usize, disk: &Disk) {
-        assert!(end <= self.sent, "only what was sent is acknowledged");
-        let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
-        match self.data(disk) {
-            _ if disk.has_lost(&self.ticket.unwrap().to_string()) => {}
-            None => assert!(is_over, "acknowledged bytes are on the disk"),
-            Some(data) => {
-                assert!(data.len() >= end || is_over, "acknowledged bytes are on the disk");
-                let from = self.acked.min(end) & !0xfff;
-                let end = end.min(data.len());
-                assert!(data[from..end] == self.bytes[from..end], "acknowledged bytes are right");
-            }
-        }
-        self.acked = self.acked.max(end);
-    }
-
-    /// The browser is told to go on at `position`. When it connected, everything below `acked` was
-    /// acknowledged.
-    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, disk: &Disk) {
-        assert!(position <= self.sent, "nobody has sent so much");
-        if position < acked {
-            let has_lost = disk.has_lost(&self.ticket.unwrap().to_string());
-            assert!(has_lost, "acknowledged bytes are asked for again");
-            self.acked = position;
-        }
-        if let Some(data) = self.data(disk)
-            && !disk.has_lost(&self.ticket.unwrap().to_string())
-        {
-            assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
-        }
     }
 
     pub(crate) fn on_error(&mut self, code: u64, disk: &Disk) {

@@ -103,6 +103,7 @@ impl Told {
                 let path = upload.arrived_path();
                 assert!(disk.data(&path).unwrap() == upload.bytes, "the file is the file");
                 assert!(disk.is_durable(&path), "its bytes, its length and its name are safe");
+                upload.check_arrived(disk);
                 upload.has_arrived = true;
             }
             Outcome::Cancelled { reason } => {
@@ -165,11 +166,18 @@ pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload,
         (CallKind::New, 200) => {
             it.ticket = TicketId::parse(body);
             disk.expect(body.to_owned(), it.bytes);
+            it.check_known(disk);
         }
-        (CallKind::Cancel, 200) => it.was_cancelled_by_app = true,
+        (CallKind::Cancel, 200) => {
+            it.was_cancelled_by_app = true;
+            it.check_cancelled(disk);
+        }
         (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),
         (CallKind::Cancel, 400) => assert!(it.is_cancelled() || it.may_time_out),
-        (CallKind::Finish, 200) => (it.is_handed_over, it.is_finish_known) = (true, true),
+        (CallKind::Finish, 200) => {
+            (it.is_handed_over, it.is_finish_known) = (true, true);
+            it.check_finished(disk);
+        }
         (CallKind::Finish, 400) => assert!(it.may_time_out),
         // No room on the disk, or no disk: it asks again.
         (CallKind::New, 503 | 507) => assert!(disk.has_failed()),

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Outcome};
 use engine::op::StorageHealth;
-use engine::ticket::TicketId;
 use incoming::mail::Mail;
 
 use crate::browser::Link;
@@ -13,8 +12,10 @@ use crate::core::Kernel;
 use crate::disk::{Disk, Weather};
 use crate::net::{Pipe, PipeId};
 use crate::panic_count;
+use crate::promise::check_removal;
 use crate::rng::Rng;
 use crate::server::Server;
+use crate::start::Cut;
 use crate::trace::Trace;
 use crate::upload::{End, Plan, Upload};
 use crate::webapp::{Call, CallKind, Told, done, on_response};
@@ -31,6 +32,8 @@ pub(crate) struct World {
     told: Vec<Told>,
     /// Restlessness of the browsers, per mille and step.
     churn: usize,
+    /// After it could not.
+    starts_at: Instant,
 }
 
 impl World {
@@ -57,6 +60,7 @@ impl World {
         let uploads = (0..count).map(|_| Upload {
             may_time_out: server.has_short_tickets(),
             may_pipeline: churn == 0,
+            is_synced: server.is_synced(),
             ..Upload::new(&mut rng, length_max)
         });
         let uploads = uploads.collect();
@@ -71,6 +75,7 @@ impl World {
             calls: Vec::new(),
             told: Vec::new(),
             churn,
+            starts_at: now,
         }
     }
 
@@ -122,7 +127,7 @@ impl World {
 
     fn server_step(&mut self) {
         if !self.server.is_up() {
-            return self.server.start(self.now, &mut self.rng);
+            return self.start_server();
         }
         let mails = self.server.step(self.now, &mut self.kernel, &mut self.rng);
         self.on_mails(mails);
@@ -131,6 +136,32 @@ impl World {
     fn tick(&mut self) {
         let mails = self.server.tick(self.now, &mut self.kernel, &mut self.rng);
         self.on_mails(mails);
+        for path in self.kernel.disk.take_removals() {
+            check_removal(&path, &self.kernel.disk);
+        }
+    }
+
+    fn start_server(&mut self) {
+        if self.starts_at > self.now {
+            return;
+        }
+        let calls_left = self.chaos.poll_cut(&mut self.rng);
+        let kernel = &mut self.kernel;
+        match self.server.start(self.now, kernel, calls_left, &mut self.rng) {
+            Ok(recovery) => {
+                for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
+                    upload.check_recovered(&recovery, &self.kernel.disk);
+                }
+            }
+            Err(Cut::Short) => {
+                let is_power_cut = self.rng.chance(50);
+                self.end_server(is_power_cut);
+            }
+            Err(Cut::Refused(_)) => {
+                self.end_server(false);
+                self.starts_at = self.now + START_AGAIN_AFTER;
+            }
+        }
     }
 
     fn change_weather(&mut self) {
@@ -183,6 +214,7 @@ impl World {
         let told = self.told.iter().map(Told::at);
         let links = self.links.iter().map(Link::wakes_at);
         let others = self.server.poll_timeout().into_iter().chain(self.chaos.clears_at());
+        let others = others.chain(Some(self.starts_at));
         let next = others.chain(told).chain(links).filter(|it| *it > self.now).min();
         let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
         if next - self.now > Duration::from_secs(1) {
@@ -225,6 +257,11 @@ impl World {
                     let said = (from, callback);
                     let told = Told::new(&mut self.rng, self.now, run, said, upload, disk);
                     self.told.push(told);
+                }
+                // It ends with an error; whoever runs it starts it again.
+                Mail::JournalFailed { .. } => {
+                    assert!(self.kernel.disk.has_failed());
+                    self.chaos.end_soon();
                 }
                 other => panic!("not for the control thread: {other:?}"),
             }
@@ -297,7 +334,9 @@ impl World {
                 assert!(data == Some(upload.bytes), "what was handed over is not touched");
             }
         }
-        self.server.check_loads();
+        if self.server.run == 1 {
+            self.server.check_loads();
+        }
     }
 
     /// The server is told to stop, and nothing is left of it but files.
@@ -325,6 +364,7 @@ impl World {
             self.tick();
         }
         self.server.check_end(&self.kernel);
+        self.kernel.disk.kill();
         self.leave_server();
     }
 
@@ -332,6 +372,7 @@ impl World {
     fn end_server(&mut self, is_power_cut: bool) {
         if is_power_cut {
             self.kernel.disk.power_cut();
+            self.uploads.iter_mut().for_each(Upload::on_power_cut);
         } else {
             self.kernel.disk.kill();
         }
@@ -360,7 +401,8 @@ impl World {
             let is_gone = upload.is_handed_over && upload.is_removed_when_finished
                 || upload.cancel_told.as_deref() == Some("no more")
                 || upload.was_cancelled_by_app;
-            let may_be = self.kernel.disk.has_failed_removals();
+            // A removal that a crash undid is made up for much later, by the file's age.
+            let may_be = self.kernel.disk.has_failed_removals() || self.server.run > 1;
             assert!(!(is_there && is_gone) || may_be, "it was removed");
         }
     }
@@ -373,14 +415,11 @@ impl World {
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
         panic!("no progress in {STEPS_MAX} steps");
     }
-
-    /// The upload of a ticket, if its web app has got it.
-    pub(crate) fn upload_of(&self, id: TicketId) -> Option<&Upload> {
-        self.uploads.iter().find(|it| it.ticket == Some(id))
-    }
 }
 
 /// Long enough for every retry, too short for tickets to run out.
 const SLEEP_MAX: Duration = Duration::from_secs(700);
+
+const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 const STEPS_MAX: usize = 400_000;

@@ -141,6 +141,17 @@ impl Disk {
         self.names.get(path).map(|it| self.inodes[it].cached.as_slice())
     }
 
+    /// What a power cut leaves of it at the least, if it leaves its name.
+    pub(crate) fn durable(&self, path: &Path) -> Option<&[u8]> {
+        let inode = self.names.get(path).filter(|it| self.names.survives(*it));
+        inode.map(|it| self.inodes[it].durable.as_slice())
+    }
+
+    /// The files of a directory.
+    pub(crate) fn names(&self, directory: &Path) -> impl Iterator<Item = &Path> {
+        self.names.list(directory)
+    }
+
     /// Written bytes of the file of this name may be gone: a sync of it has failed at some time.
     pub(crate) fn has_lost(&self, name: &str) -> bool {
         self.lost.contains(name)

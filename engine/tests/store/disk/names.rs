@@ -28,6 +28,12 @@ impl Names {
         self.map.get(path).copied()
     }
 
+    /// What stands in a directory, in order.
+    pub(super) fn list(&self, directory: &Path) -> impl Iterator<Item = &Path> {
+        let names = self.map.keys().map(PathBuf::as_path);
+        names.filter(move |it| it.parent() == Some(directory))
+    }
+
     pub(super) fn path_of(&self, inode: usize) -> Option<&Path> {
         self.history[inode].last().and_then(|it| it.path.as_deref())
     }
