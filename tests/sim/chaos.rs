@@ -30,7 +30,7 @@ pub(crate) enum End {
 impl Chaos {
     pub(crate) fn new(rng: &mut Rng, is_fair: bool) -> Self {
         Self {
-            ends_left: rng.pick(&[0]),
+            ends_left: rng.pick(&[0, 1, 2, 4]),
             ends_every: rng.pick(&[100, 700, 3_000]),
             weathers_left: if is_fair { 0 } else { rng.below(3) as u32 },
             weathers_every: rng.pick(&[200, 2_000]),

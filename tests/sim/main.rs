@@ -9,9 +9,9 @@ mod core;
 #[path = "../../engine/tests/store/disk/mod.rs"]
 mod disk;
 mod net;
+mod promise;
 #[path = "../../engine/tests/store/rng.rs"]
 mod rng;
-mod promise;
 mod server;
 mod start;
 mod trace;

@@ -8,7 +8,7 @@ use engine::ticket::TicketId;
 
 use crate::disk::Disk;
 use crate::start::recovered;
-use crate::upload::{End, Upload};
+use crate::upload::{End, Plan, Upload};
 
 impl Upload {
     /// The browser may forget everything below `end`.
@@ -78,7 +78,10 @@ impl Upload {
         let recovery = recovered(disk, Disk::durable);
         let state = self.record(&recovery).map(|it| &it.state);
         let is_right = matches!(state, Some(RecordState::Finished));
-        assert!(is_right || state.is_none() && self.may_time_out, "finished is recorded: {state:?}");
+        assert!(
+            is_right || state.is_none() && self.may_time_out,
+            "finished is recorded: {state:?}"
+        );
     }
 
     /// Somebody is told that the upload is cancelled.
@@ -92,7 +95,7 @@ impl Upload {
     /// The server has started, and this is what it knows.
     pub(crate) fn check_recovered(&self, recovery: &Recovery, disk: &Disk) {
         let record = self.record(recovery);
-        let is_over = self.is_cancelled() || self.may_time_out || self.plan_ends_it();
+        let is_over = self.is_cancelled() || self.may_time_out || self.plan == Plan::SendTooMuch;
         let Some(record) = record else {
             let is_failed = disk.has_failed();
             assert!(is_over || is_failed || self.end.is_some(), "a ticket was forgotten: {self:?}");

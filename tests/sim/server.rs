@@ -1,15 +1,18 @@
 //! A server: what its operator set, its cores, its starts and its ends.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::durability::{Durability, SyncMethod};
+use engine::journal::{CommitSync, Recovery};
 use engine::op::{Address, CoreId, Machine};
+use engine::record::TicketRecord;
+use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
-use engine::journal::{CommitSync, Recovery};
-use incoming::worker::{Worker, WorkerConfig};
+use incoming::worker::{RecoveredTicket, Worker, WorkerConfig};
 
 use crate::core::{Core, Kernel, Outbox, Sent, core_index};
 use crate::disk::Disk;
@@ -116,6 +119,10 @@ impl Server {
             backend_behind_proxy: false,
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
+            reserve_bytes: 64 << 20,
+            run: start.run,
+            log_start: start.logs[core_index(core)],
+            recovered: records.map(|it| recovered_ticket(it, disk)).collect(),
             draw_id: Box::new(move || {
                 TicketId(u128::from(ids.next()) << 64 | u128::from(ids.next()))
             }),
@@ -199,6 +206,27 @@ impl Server {
         }
         outside
     }
+}
+
+impl Settings {
+    fn commit_sync(&self) -> CommitSync {
+        match self.durability {
+            Durability::Written => CommitSync::StatesOnly,
+            Durability::Synced(SyncMethod::Dsync) => CommitSync::Dsync,
+            Durability::Synced(SyncMethod::Fdatasync) => CommitSync::Fdatasync,
+        }
+    }
+}
+
+/// A ticket of the run before, and where its file lies now.
+fn recovered_ticket(record: &TicketRecord, disk: &Disk) -> RecoveredTicket {
+    let is_in = |it: &str| disk.data(&Path::new(it).join(record.id.to_string())).is_some();
+    let place = match (is_in(ARRIVED_NAME), is_in(PARTS_NAME)) {
+        (true, _) => FilePlace::Arrived,
+        (false, true) => FilePlace::Parts,
+        (false, false) => FilePlace::Nowhere,
+    };
+    RecoveredTicket { record: record.clone(), place }
 }
 
 /// Who sends to a core besides cores: the control thread and the server.

@@ -184,9 +184,9 @@ pub(crate) fn recovered<'d>(
     content: impl Fn(&'d Disk, &Path) -> Option<&'d [u8]>,
 ) -> Recovery {
     let names = names(disk);
-    let files = names.into_iter().filter_map(|name| {
-        content(disk, &path_of(name)).map(|bytes| JournalFile { name, bytes })
-    });
+    let files = names
+        .into_iter()
+        .filter_map(|name| content(disk, &path_of(name)).map(|bytes| JournalFile { name, bytes }));
     recover(&files.collect::<Vec<_>>())
 }
 

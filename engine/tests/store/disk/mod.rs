@@ -124,8 +124,8 @@ impl Disk {
         self.pending.iter().all(|it| it.core != core)
     }
 
-    pub(crate) fn has_open_files(&self, core: CoreId) -> bool {
-        self.open.keys().any(|it| it.0 == core)
+    pub(crate) fn open_files(&self, core: CoreId) -> impl Iterator<Item = FileId> {
+        self.open.keys().filter(move |it| it.0 == core).map(|it| it.1)
     }
 
     pub(crate) fn has_failed(&self) -> bool {
