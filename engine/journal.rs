@@ -290,7 +290,9 @@ impl<M> Journal<M> {
                 self.on_grown(side, capacity_bytes, is_needed, result);
             }
             (_, Err(errno)) => self.fail(errno),
-            (What::Open, Ok(_)) if self.flights.is_empty() => self.stage = Stage::Appending,
+            (What::Open, Ok(_)) if self.flights.is_empty() && self.broken.is_none() => {
+                self.stage = Stage::Appending;
+            }
             (What::Open, Ok(_)) => {}
             (What::Write { sequence }, Ok(output)) => self.on_written(sequence, output.bytes()),
             (What::Sync { sequence }, Ok(_)) => self.on_synced(sequence),

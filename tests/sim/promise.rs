@@ -112,7 +112,11 @@ impl Upload {
             let committed = record.committed_bytes as usize;
             assert!(committed >= self.acked, "acknowledged bytes are forgotten: {record:?}");
             let data = self.data(disk).unwrap_or_default();
-            assert!(data.get(..committed) == Some(&self.bytes[..committed]), "it kept its bytes");
+            let (there, synced) = (data.len(), self.is_synced);
+            assert!(
+                data.get(..committed) == Some(&self.bytes[..committed]),
+                "it lost bytes: {record:?}, {there} there, {synced}"
+            );
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct Upload {
     pub(crate) is_handed_over: bool,
     /// And the server has said that it knows.
     pub(crate) is_finish_known: bool,
+    /// The running server was told so.
+    pub(crate) is_done_heard: bool,
     /// The server ended while it was told something: it may not know.
     pub(crate) was_cut_off: bool,
     /// The web app will ask to finish it.
@@ -97,6 +99,7 @@ impl Upload {
             has_arrived: false,
             is_handed_over: false,
             is_finish_known: false,
+            is_done_heard: false,
             was_cut_off: false,
             is_waiting: false,
             may_time_out: false,

@@ -175,7 +175,7 @@ pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload,
         (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),
         (CallKind::Cancel, 400) => assert!(it.is_cancelled() || it.may_time_out),
         (CallKind::Finish, 200) => {
-            (it.is_handed_over, it.is_finish_known) = (true, true);
+            (it.is_handed_over, it.is_finish_known, it.is_done_heard) = (true, true, true);
             it.check_finished(disk);
         }
         (CallKind::Finish, 400) => assert!(it.may_time_out),

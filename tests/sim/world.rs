@@ -32,6 +32,8 @@ pub(crate) struct World {
     told: Vec<Told>,
     /// Restlessness of the browsers, per mille and step.
     churn: usize,
+    /// The server is about to end with an error.
+    has_failed: bool,
     /// After it could not.
     starts_at: Instant,
 }
@@ -75,6 +77,7 @@ impl World {
             calls: Vec::new(),
             told: Vec::new(),
             churn,
+            has_failed: false,
             starts_at: now,
         }
     }
@@ -116,6 +119,9 @@ impl World {
             _ => self.sleep(),
         }
         self.tick();
+        if std::mem::take(&mut self.has_failed) {
+            self.end_server(false);
+        }
         match self.chaos.poll_end(&mut self.rng) {
             Some(Crash::Stop) if self.server.is_up() => self.stop(),
             Some(Crash::Kill) => self.end_server(false),
@@ -204,6 +210,8 @@ impl World {
         let upload = upload.expect("a known ticket");
         upload.was_cut_off |= !is_heard;
         let (to, mail) = told.answer(&mut self.rng, upload);
+        upload.is_done_heard |=
+            is_heard && matches!(mail, Mail::CallbackAnswer { answer: Answer::Done, .. });
         if is_heard {
             self.server.mail_from_control(to, mail);
         }
@@ -245,7 +253,16 @@ impl World {
                 for core in &self.server.cores {
                     let text = format!("{:?}", core.worker);
                     let at = text.find("journal: Journal").unwrap();
-                    eprintln!("DBG {} AW {}\nTICKETS {}", &text[at..text.len().min(at + 900)], { let b = text.find("awaiting: ").unwrap(); &text[b-200..b+300] }, &text[text.find("tickets:").unwrap()..][..1500.min(text.len()-text.find("tickets:").unwrap())]);
+                    eprintln!(
+                        "DBG {} AW {}\nTICKETS {}",
+                        &text[at..text.len().min(at + 900)],
+                        {
+                            let b = text.find("awaiting: ").unwrap();
+                            &text[b - 200..b + 300]
+                        },
+                        &text[text.find("tickets:").unwrap()..]
+                            [..1500.min(text.len() - text.find("tickets:").unwrap())]
+                    );
                 }
             }
             assert_eq!(owed, None, "{link:?}");
@@ -275,7 +292,7 @@ impl World {
                 // It ends with an error; whoever runs it starts it again.
                 Mail::JournalFailed { .. } => {
                     assert!(self.kernel.disk.has_failed());
-                    self.chaos.end_soon();
+                    self.has_failed = true;
                 }
                 other => panic!("not for the control thread: {other:?}"),
             }
@@ -397,6 +414,7 @@ impl World {
     /// There is no process any more, and so no connection.
     fn leave_server(&mut self) {
         self.server.cores.clear();
+        self.uploads.iter_mut().for_each(|it| it.is_done_heard = false);
         for pipe in &mut self.kernel.pipes {
             pipe.reset();
         }
