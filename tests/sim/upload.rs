@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use engine::ticket::TicketId;
 
@@ -42,6 +43,8 @@ pub(crate) struct Upload {
     pub(crate) is_done_heard: bool,
     /// The server ended while it was told something: it may not know.
     pub(crate) was_cut_off: bool,
+    /// When its web app asks for a ticket again, or its browser comes back.
+    pub(crate) back_at: Option<Instant>,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
     /// Tickets are short-lived in this run.
@@ -101,6 +104,7 @@ impl Upload {
             is_finish_known: false,
             is_done_heard: false,
             was_cut_off: false,
+            back_at: None,
             is_waiting: false,
             may_time_out: false,
             failed_answers_left: rng.below(3) as u32,

@@ -180,12 +180,17 @@ pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload,
         }
         (CallKind::Finish, 400) => assert!(it.may_time_out),
         // No room on the disk, or no disk: it asks again.
-        (CallKind::New, 503 | 507) => assert!(disk.has_failed()),
+        (CallKind::New, 503 | 507) => {
+            assert!(disk.has_failed());
+            it.back_at = Some(now + ASK_AGAIN_AFTER);
+        }
         // Too early; or it was asked again and has said `done`.
         (CallKind::Finish, 412) => {}
         _ => panic!("{:?} is answered with {status} {body}", call.kind),
     }
 }
+
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Why an upload ends that is longer than was said, in the words of the original.
 const TOO_MUCH: &str = "Error while consuming file chunk: File would get larger than declared";

@@ -196,6 +196,8 @@ impl World {
         let (pipe, upload) = (&mut self.kernel.pipes[link.pipe], &mut self.uploads[link.upload]);
         link.step(&mut self.rng, self.now, pipe, upload, &self.kernel.disk, self.churn);
         if link.is_gone() {
+            let away = Duration::from_micros(self.rng.pick(&[0, 1_000, 300_000]));
+            upload.back_at = Some(self.now + away);
             self.links.swap_remove(index);
         }
     }
@@ -208,7 +210,7 @@ impl World {
             if let Some((status, body)) = response {
                 let call = self.calls.swap_remove(index);
                 let upload = &mut self.uploads[call.upload];
-                on_response(&call, status, &body, upload, &mut self.kernel.disk);
+                on_response(self.now, &call, status, &body, upload, &mut self.kernel.disk);
             }
         }
     }
@@ -234,7 +236,8 @@ impl World {
         let told = self.told.iter().map(Told::at);
         let links = self.links.iter().map(Link::wakes_at);
         let others = self.server.poll_timeout().into_iter().chain(self.chaos.clears_at());
-        let others = others.chain(Some(self.starts_at));
+        let absent = self.uploads.iter().filter(|it| it.end.is_none());
+        let others = others.chain(absent.filter_map(|it| it.back_at)).chain(Some(self.starts_at));
         let next = others.chain(told).chain(links).filter(|it| *it > self.now).min();
         let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
         if next - self.now > Duration::from_secs(1) {
@@ -316,7 +319,7 @@ impl World {
         let index = self.rng.below(self.uploads.len());
         let upload = &self.uploads[index];
         let is_calling = self.calls.iter().any(|it| it.upload == index);
-        if !self.server.is_up() {
+        if !self.server.is_up() || upload.back_at.is_some_and(|it| it > self.now) {
             return;
         }
         if upload.ticket.is_none() {
@@ -456,6 +459,7 @@ impl World {
             let shown = Upload { bytes: &[], ..upload.clone() };
             eprintln!("stuck at {} of {}: {shown:?}", upload.acked, upload.bytes.len());
         }
+        eprintln!("up {} run {} told {} weather {:?}", self.server.is_up(), self.server.run, self.told.len(), self.kernel.disk.weather);
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
         panic!("no progress in {STEPS_MAX} steps");
     }
