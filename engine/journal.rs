@@ -340,6 +340,8 @@ impl<M> Journal<M> {
         let how = OpenHow {
             direct: self.config.direct,
             dsync: self.config.sync == CommitSync::Dsync,
+            // If this process is killed, the next one waits until its last writes have ended.
+            lock: true,
             ..OpenHow::default()
         };
         for side in [Side::A, Side::B] {
