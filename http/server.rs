@@ -14,6 +14,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
+use engine::journal::{
+    CommitSync, FILE_BYTES_MIN, FileName, JOURNAL_NAME, LogStart, NewFile, Side,
+};
 use engine::op::{CoreId, Machine};
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -130,11 +133,13 @@ impl Server {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(move |mail| to_control.send(mail)),
+                control: Box::new(control_mail(to_control, notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, core, core_count, medium, loads.clone());
+            let log_start =
+                fresh_journal(config, core, core_count).map_err(system("write the journal"))?;
+            let config = worker_config(config, core, core_count, medium, loads.clone(), log_start);
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -257,12 +262,24 @@ impl Stopper {
     }
 }
 
+/// What cores send to the control thread. That the server has to end is not its business.
+fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
+    move |mail| match mail {
+        Mail::JournalFailed { from, errno } => {
+            let error = io::Error::from_raw_os_error(errno.0);
+            let _ = notifier.send(Notice::CoreEnded { core: from, result: Err(error) });
+        }
+        mail => control.send(mail),
+    }
+}
+
 fn worker_config(
     config: &Config,
     core: CoreId,
     core_count: u16,
     medium: Medium,
     loads: Arc<[AtomicU32]>,
+    log_start: LogStart,
 ) -> WorkerConfig {
     WorkerConfig {
         core,
@@ -277,9 +294,27 @@ fn worker_config(
         finish_timeout: config.finish_timeout,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
+        reserve_bytes: config.reserve_bytes,
+        run: 1,
+        log_start,
+        recovered: Vec::new(),
         loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
+}
+
+fn fresh_journal(config: &Config, core: CoreId, core_count: u16) -> io::Result<LogStart> {
+    let new = NewFile::new(core.0, core_count, 1, CommitSync::Dsync, []);
+    for side in [Side::A, Side::B] {
+        let name = FileName { core: core.0, side };
+        let path = config.storage_dir.join(JOURNAL_NAME).join(name.to_string());
+        let mut bytes = vec![0; FILE_BYTES_MIN as usize];
+        if side == Side::A {
+            bytes[..new.header.len()].copy_from_slice(&new.header);
+        }
+        std::fs::write(path, bytes)?;
+    }
+    Ok(new.start(Side::A, [FILE_BYTES_MIN; 2]))
 }
 
 /// The hosted library is part of the executable.
