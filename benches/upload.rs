@@ -41,6 +41,7 @@ fn config(storage_dir: &Path, runtime: Runtime) -> Config {
         listen: ([127, 0, 0, 1], 0).into(),
         storage_dir: storage_dir.to_owned(),
         durability: DurabilityLevel::Synced,
+        reserve_bytes: 0,
         runtime,
         cores: Some(1),
         memory_bytes: 64 << 20,
