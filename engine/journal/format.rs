@@ -199,9 +199,11 @@ pub const COMMIT_BYTES_MAX: u32 = 128 * 1024;
 /// What stands in a commit before its records.
 pub(super) const COMMIT_HEAD_BYTES: usize = 16;
 
+/// What counts of the first block.
+pub(super) const HEADER_BYTES: usize = 64;
+
 const MAGIC: &[u8; 8] = b"INCOMJNL";
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
 const FLAG_RELAXED: u32 = 1;
 
 #[cfg(test)]
