@@ -1,12 +1,11 @@
 //! Files that were cut or changed by something else than a crash.
 
-use engine::journal::{FileName, recover};
+use engine::journal::{FileName, JournalFile, Recovery, recover};
 use engine::limits::BLOCK_BYTES;
 use proptest::prelude::*;
 
 use crate::Sim;
 use crate::disk::Image;
-use crate::world::World;
 
 /// Every cut and every changed byte of a small journal: it is read without a panic, gives nothing
 /// that never was, and what is missing beyond the end of the log is reported.
@@ -17,22 +16,22 @@ fn no_byte_breaks_the_start() {
     let used = used_bytes(&image.0[&name]);
     assert!((10..60).contains(&(used / BLOCK)), "small, but not empty: {used}");
     // One free block, in which a later commit could stand.
-    image.0.get_mut(&name).unwrap().truncate(used + BLOCK);
-    let whole = recover(&image.files());
+    let mut bytes = image.0.remove(&name).unwrap();
+    bytes.truncate(used + BLOCK);
+    let read = |bytes: &[u8]| recover(&[JournalFile { name, bytes }]);
+    let whole = read(&bytes);
     assert!(whole.tickets.len() > 3);
     assert_eq!(whole.damage, []);
-    let tail = tail_start(&image, name, &world);
-    for at in 0..used + BLOCK {
-        let mut flipped = image.clone();
-        flipped.0.get_mut(&name).unwrap()[at] ^= 1 << (at % 8);
-        let recovery = recover(&flipped.files());
+    let tail = tail_start(&bytes, read);
+    for at in 0..bytes.len() {
+        let bit = 1 << (at % 8);
+        bytes[at] ^= bit;
+        let recovery = read(&bytes);
+        bytes[at] ^= bit;
         world.check_possible(&recovery);
         let is_reported = recovery.tickets == whole.tickets || !recovery.damage.is_empty();
         assert!(is_reported || at >= tail, "lost in silence: byte {at}, tail {tail}");
-
-        let mut cut = image.clone();
-        cut.0.get_mut(&name).unwrap().truncate(at);
-        world.check_possible(&recover(&cut.files()));
+        world.check_possible(&read(&bytes[..at]));
     }
 }
 
@@ -79,18 +78,14 @@ proptest! {
 }
 
 /// Where the last two commits of the log begin: what is lost from there on looks like a crash.
-fn tail_start(image: &Image, name: FileName, world: &World) -> usize {
-    let whole = &image.0[&name];
+fn tail_start(bytes: &[u8], read: impl Fn(&[u8]) -> Recovery) -> usize {
     let mut ends = Vec::new();
     let mut last = None;
-    for end in (0..=whole.len()).step_by(BLOCK) {
-        let mut cut = image.clone();
-        cut.0.get_mut(&name).unwrap().truncate(end);
-        let recovery = recover(&cut.files());
-        world.check_possible(&recovery);
-        if last.as_ref() != Some(&recovery.tickets) {
+    for end in (0..=bytes.len()).step_by(BLOCK) {
+        let tickets = read(&bytes[..end]).tickets;
+        if last.as_ref() != Some(&tickets) {
             ends.push(end);
-            last = Some(recovery.tickets);
+            last = Some(tickets);
         }
     }
     ends[ends.len() - 3]

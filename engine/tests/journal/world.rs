@@ -219,4 +219,8 @@ impl Source for World {
     fn ticket(&self, id: TicketId) -> Option<TicketRecord> {
         self.tickets.get(&id)?.live.clone()
     }
+
+    fn durable_bytes(&self, id: TicketId) -> Option<u64> {
+        self.tickets.get(&id)?.live.as_ref().map(|it| it.committed_bytes)
+    }
 }
