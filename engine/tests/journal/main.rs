@@ -235,7 +235,7 @@ impl Sim {
             65..70 if self.world.tickets.len() < 40 => {
                 let ticket = self.world.new_ticket(&mut self.rng, self.text_bytes);
                 let core = &mut self.cores[usize::from(self.world.core_of(ticket.id))];
-                if core.journal.has_room_for(ticket.encoded_bytes()) {
+                if core.journal.has_room_for(self.now, ticket.encoded_bytes()) {
                     let position = core.journal.note_ticket(&ticket);
                     self.world.on_noted(ticket.id, position);
                 } else {
