@@ -191,12 +191,16 @@ enum What {
 impl<M> Journal<M> {
     /// The journal of a new run, after the server has written its beginning. `tickets` are those
     /// that were written.
-    pub fn new(config: JournalConfig, tickets: &[TicketRecord]) -> Self {
+    pub fn new<'a>(
+        config: JournalConfig,
+        tickets: impl IntoIterator<Item = &'a TicketRecord>,
+    ) -> Self {
         assert_eq!(config.region.length, REGION_BYTES);
         assert!(config.region.start.is_multiple_of(BLOCK_BYTES));
         let LogStart { side, sequence, end_bytes, capacity_bytes } = config.start;
         assert!(capacity_bytes.iter().all(|it| *it >= FILE_BYTES_MIN));
-        let sizes: BTreeMap<_, _> = tickets.iter().map(|it| (it.id, it.encoded_bytes())).collect();
+        let sizes: BTreeMap<_, _> =
+            tickets.into_iter().map(|it| (it.id, it.encoded_bytes())).collect();
         Self {
             stage: Stage::Closed,
             log: Log { side, generation: GENERATION_FIRST, sequence, end_bytes },

@@ -14,8 +14,10 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
+use engine::journal::{
+    CommitSync, FILE_BYTES_MIN, FileName, JOURNAL_NAME, LogStart, NewFile, Side,
+};
 use engine::op::{CoreId, Machine};
-use engine::store::PARTS_NAME;
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -98,11 +100,11 @@ impl Server {
         let system = |what| move |error| ServerError::System { what, error };
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
-        let storage = Storage::open(&config.storage_dir)
+        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE)
             .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
         let backend = choose_backend(config.runtime)?;
-        let medium = Medium::probe(config);
-        warn_about(config, core_count, &storage);
+        let medium = Medium::probe(&storage.dir, config.durability);
+        warn_about(config, core_count);
         let listeners = machine::listen(config.listen, core_count)
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
@@ -110,7 +112,8 @@ impl Server {
         let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
             (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
         let (cores, receivers) = mailboxes.map_err(system("make a mailbox"))?;
-        let helper = Helper::start(backend).map_err(system("start the helper thread"))?;
+        let helper = Helper::start(backend, storage.dir.clone())
+            .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
         let (control, control_sender) = Control::new(config.callback_timeout, {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
@@ -130,11 +133,13 @@ impl Server {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(move |mail| to_control.send(mail)),
+                control: Box::new(control_mail(to_control, notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, core, core_count, medium, loads.clone());
+            let log_start =
+                fresh_journal(config, core, core_count).map_err(system("write the journal"))?;
+            let config = worker_config(config, core, core_count, medium, loads.clone(), log_start);
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -257,12 +262,24 @@ impl Stopper {
     }
 }
 
+/// What cores send to the control thread. That the server has to end is not its business.
+fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
+    move |mail| match mail {
+        Mail::JournalFailed { from, errno } => {
+            let error = io::Error::from_raw_os_error(errno.0);
+            let _ = notifier.send(Notice::CoreEnded { core: from, result: Err(error) });
+        }
+        mail => control.send(mail),
+    }
+}
+
 fn worker_config(
     config: &Config,
     core: CoreId,
     core_count: u16,
     medium: Medium,
     loads: Arc<[AtomicU32]>,
+    log_start: LogStart,
 ) -> WorkerConfig {
     WorkerConfig {
         core,
@@ -277,9 +294,27 @@ fn worker_config(
         finish_timeout: config.finish_timeout,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
+        reserve_bytes: config.reserve_bytes,
+        run: 1,
+        log_start,
+        recovered: Vec::new(),
         loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
+}
+
+fn fresh_journal(config: &Config, core: CoreId, core_count: u16) -> io::Result<LogStart> {
+    let new = NewFile::new(core.0, core_count, 1, CommitSync::Dsync, []);
+    for side in [Side::A, Side::B] {
+        let name = FileName { core: core.0, side };
+        let path = config.storage_dir.join(JOURNAL_NAME).join(name.to_string());
+        let mut bytes = vec![0; FILE_BYTES_MIN as usize];
+        if side == Side::A {
+            bytes[..new.header.len()].copy_from_slice(&new.header);
+        }
+        std::fs::write(path, bytes)?;
+    }
+    Ok(new.start(Side::A, [FILE_BYTES_MIN; 2]))
 }
 
 /// The hosted library is part of the executable.
@@ -301,7 +336,7 @@ fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
     Ok(Backend::Epoll)
 }
 
-fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
+fn warn_about(config: &Config, core_count: u16) {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root; a user of its own is enough for this server");
     }
@@ -310,13 +345,6 @@ fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
             listen = %config.listen,
             "the network reaches the backend routes; let the proxy in front deny \
              /incoming/0.1/backend/ and /incoming/backend/"
-        );
-    }
-    if storage.leftover_count > 0 {
-        tracing::warn!(
-            files = storage.leftover_count,
-            dir = %config.storage_dir.join(PARTS_NAME).display(),
-            "unfinished files of earlier runs lie there and are left alone"
         );
     }
     let files_max = machine::raise_file_limit();
@@ -387,6 +415,8 @@ impl std::error::Error for ServerError {}
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
+/// A server that was just told to stop needs a moment for it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;

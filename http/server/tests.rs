@@ -85,7 +85,7 @@ fn starts_listens_and_stops() {
     TcpStream::connect(server.address()).unwrap();
     server.stopper().stop();
     server.run().unwrap();
-    assert!(Storage::open(temp.path()).is_ok(), "the lock is given back");
+    assert!(Storage::open(temp.path(), Duration::ZERO).is_ok(), "the lock is given back");
 }
 
 #[test]
@@ -105,7 +105,8 @@ fn ids_are_drawn_at_random() {
     let config = config(temp.path());
     let loads: Arc<[AtomicU32]> = Arc::new([AtomicU32::new(0)]);
     let medium = Medium { direct: false, durability: Durability::Written };
-    let mut it = worker_config(&config, CoreId(0), 1, medium, loads);
+    let log_start = NewFile::new(0, 1, 1, CommitSync::Dsync, []).start(Side::A, [1 << 20; 2]);
+    let mut it = worker_config(&config, CoreId(0), 1, medium, loads, log_start);
     let (first, second) = ((it.draw_id)(), (it.draw_id)());
     assert!(first != second);
     assert_eq!(&first.to_string()[14..15], "4", "a version 4 UUID");

@@ -44,6 +44,8 @@ pub(crate) struct Weather {
 #[derive(Debug, Default)]
 struct Inode {
     data: Vec<u8>,
+    /// What a lost block falls back to.
+    stable: Vec<u8>,
     /// Writes below do not extend the file.
     allocated: u64,
     /// Blocks written since the last sync.
@@ -56,6 +58,7 @@ struct Inode {
 struct Handle {
     inode: usize,
     direct: bool,
+    dsync: bool,
 }
 
 #[derive(Debug)]
@@ -67,7 +70,7 @@ struct Pending {
 
 #[derive(Debug)]
 enum Request {
-    Open { file: FileId, path: PathBuf, create: bool, direct: bool },
+    Open { file: FileId, path: PathBuf, create: bool, handle: Handle },
     Write { file: FileId, offset: u64, bytes: Slice, snapshot: Vec<u8> },
     Read { file: FileId, offset: u64, bytes: Slice, snapshot: Vec<u8> },
     Sync { file: FileId },
@@ -127,6 +130,13 @@ impl Disk {
         self.lost.contains(name)
     }
 
+    /// All whole blocks below `offset` survive a power cut. The last one may just be written again.
+    pub(crate) fn assert_synced(&self, path: &Path, offset: u64) {
+        let inode = &self.inodes[self.names[path]];
+        let dirty = inode.dirty.range(..offset / u64::from(BLOCK_BYTES)).next();
+        assert_eq!(dirty, None, "called durable before it was");
+    }
+
     /// The file's bytes, its length and both of its names are as safe as the disk.
     pub(crate) fn assert_durable(&self, path: &Path, parts_dir: &Path) {
         let inode = &self.inodes[self.names[path]];
@@ -142,9 +152,10 @@ impl Disk {
     pub(crate) fn start<M: std::fmt::Debug>(&mut self, token: Token, op: Op<M>, memory: &Memory) {
         self.clock += 1;
         let request = match op {
-            Op::Open { file, path, how: OpenHow { create, direct, .. } } => {
+            Op::Open { file, path, how: OpenHow { create, direct, dsync, lock } } => {
                 assert!(!self.open.contains_key(&file), "{file:?} is open already");
-                Request::Open { file, path, create, direct }
+                assert!(lock, "late writes of an earlier process are kept out");
+                Request::Open { file, path, create, handle: Handle { inode: 0, direct, dsync } }
             }
             Op::Write { file, offset_bytes: offset, bytes } => {
                 self.check_transfer(file, offset, bytes);
@@ -241,6 +252,7 @@ impl Disk {
                     return Err(errno);
                 }
                 inode.length_synced = Some(inode.data.len() as u64);
+                inode.stable.clone_from(&inode.data);
             }
             Request::Allocate { .. } if !self.weather.can_allocate => {
                 return Err(Errno::EOPNOTSUPP);
@@ -255,7 +267,7 @@ impl Disk {
                 return Err(fault.unwrap());
             }
             _ if fault.is_some() => return Err(fault.unwrap()),
-            Request::Open { file, path, create, direct } => {
+            Request::Open { file, path, create, handle } => {
                 let inode = match (self.names.get(&path), create) {
                     (Some(_), true) => return Err(Errno::EEXIST),
                     (None, false) => return Err(Errno::ENOENT),
@@ -266,7 +278,7 @@ impl Disk {
                         self.inodes.len() - 1
                     }
                 };
-                self.open.insert(file, Handle { inode, direct });
+                self.open.insert(file, Handle { inode, ..handle });
             }
             Request::Allocate { file, offset, length } => {
                 let inode = &mut self.inodes[self.open[&file].inode];
@@ -305,19 +317,20 @@ impl Disk {
         bytes: &[u8],
         fault: Option<Errno>,
     ) -> Result<u32, Errno> {
-        let inode = &mut self.inodes[self.open[&file].inode];
+        let Handle { inode, dsync, .. } = self.open[&file];
+        let inode = &mut self.inodes[inode];
         if let Some(errno) = fault {
             // Any part of it may be there.
             for (index, chunk) in bytes.chunks(BLOCK_BYTES as usize).enumerate() {
                 if self.rng.chance(50) {
-                    inode.put(offset + index as u64 * u64::from(BLOCK_BYTES), chunk);
+                    inode.put(offset + index as u64 * u64::from(BLOCK_BYTES), chunk, false);
                 }
             }
             return Err(errno);
         }
         let is_short = self.rng.chance(self.weather.short_percent);
         let count = if is_short { self.rng.within(1..bytes.len() + 1) } else { bytes.len() };
-        inode.put(offset, &bytes[..count]);
+        inode.put(offset, &bytes[..count], dsync);
         Ok(count as u32)
     }
 
@@ -389,19 +402,30 @@ impl Disk {
 }
 
 impl Inode {
-    fn put(&mut self, offset: u64, bytes: &[u8]) {
+    fn put(&mut self, offset: u64, bytes: &[u8], is_durable: bool) {
         let end = offset as usize + bytes.len();
         self.data.resize(self.data.len().max(end), 0);
         self.data[offset as usize..end].copy_from_slice(bytes);
         let block = u64::from(BLOCK_BYTES);
-        self.dirty.extend(offset / block..(end as u64).div_ceil(block));
+        if is_durable {
+            self.stable.resize(self.stable.len().max(end), 0);
+            self.stable[offset as usize..end].copy_from_slice(bytes);
+        }
+        for number in offset / block..(end as u64).div_ceil(block) {
+            if is_durable {
+                self.dirty.remove(&number);
+            } else {
+                self.dirty.insert(number);
+            }
+        }
     }
 
     fn lose(&mut self, block: u64) {
         let start = (block * u64::from(BLOCK_BYTES)) as usize;
         let end = self.data.len().min(start + BLOCK_BYTES as usize);
+        self.stable.resize(self.stable.len().max(end), 0xee);
         if start < end {
-            self.data[start..end].fill(0xee);
+            self.data[start..end].copy_from_slice(&self.stable[start..end]);
         }
     }
 }

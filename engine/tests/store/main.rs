@@ -14,6 +14,7 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use disk::{Disk, Weather};
+use engine::durability::{Durability, SyncMethod};
 use engine::mask::rotate;
 use engine::store::{Finish, Room, Store, StoreConfig, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
@@ -35,6 +36,9 @@ struct Sim {
     churn: usize,
     /// Events are delivered late by chance, as in a busy turn.
     lateness: usize,
+    durability: Durability,
+    /// What a journal would be writing.
+    commits: VecDeque<(UploadKey, u64)>,
 }
 
 /// What a worker knows of one upload.
@@ -51,10 +55,9 @@ struct Client {
     /// Below, the disk has been compared.
     verified: usize,
     piece_bytes_max: usize,
-    /// It sends no more while so much of what it sent is not written.
+    /// It sends no more while so much of what it sent is not recorded.
     window_bytes: usize,
-    /// As far as it was told.
-    written: usize,
+    recorded: usize,
     events: VecDeque<StoreEvent>,
 }
 
@@ -80,7 +83,14 @@ impl Sim {
             direct: rng.chance(70),
             staging_bytes: if is_crowded { 1024 } else { rng.pick(&[64, 128, 192, 320, 1024]) }
                 << 10,
+            journal_bytes: 0,
+            durability: rng.pick(&[
+                Durability::Written,
+                Durability::Synced(SyncMethod::Dsync),
+                Durability::Synced(SyncMethod::Fdatasync),
+            ]),
         };
+        let durability = config.durability;
         let is_fair = rng.chance(40);
         let weather = Weather {
             faults_left: if is_fair { 0 } else { rng.below(12) as u32 },
@@ -109,14 +119,16 @@ impl Sim {
                 acked: 0,
                 verified: 0,
                 window_bytes: rng.pick(&[1, 5_000, 100_000, usize::MAX]),
-                written: 0,
+                recorded: 0,
                 piece_bytes_max: (length / rng.within(1..40)).max(500),
                 events: VecDeque::new(),
             }
         });
         let clients = clients.collect();
         let (churn, lateness) = (rng.pick(&[0, 2, 10]), rng.pick(&[0, 30, 80]));
-        Self { rng, now: Instant::now(), store, disk, clients, churn, lateness }
+        let now = Instant::now();
+        let commits = VecDeque::new();
+        Self { rng, now, store, disk, clients, churn, lateness, durability, commits }
     }
 
     fn run(mut self) {
@@ -142,7 +154,8 @@ impl Sim {
                 let client = self.rng.below(self.clients.len());
                 self.client_step(client);
             }
-            90..97 => self.now += Duration::from_micros(self.rng.below(3_000) as u64),
+            90..94 => self.commit(),
+            94..97 => self.now += Duration::from_micros(self.rng.below(3_000) as u64),
             _ => {
                 if let Some(at) = self.store.poll_timeout() {
                     self.now = self.now.max(at);
@@ -161,13 +174,7 @@ impl Sim {
         for client in 0..self.clients.len() {
             while !self.clients[client].events.is_empty() && !self.rng.chance(self.lateness) {
                 let event = self.clients[client].events.pop_front().unwrap();
-                let client = &mut self.clients[client];
-                let is_written = matches!(event, StoreEvent::Written { .. });
-                client.on_event(event);
-                if is_written {
-                    // What came meanwhile waits for its acknowledgement.
-                    self.store.flush(self.now, client.key, client.position as u64);
-                }
+                self.clients[client].on_event(event);
             }
         }
     }
@@ -176,7 +183,7 @@ impl Sim {
     fn check_event(&mut self, event: StoreEvent) {
         let (StoreEvent::Attached { upload, .. }
         | StoreEvent::Room { upload }
-        | StoreEvent::Written { upload, .. }
+        | StoreEvent::Durable { upload, .. }
         | StoreEvent::Arrived { upload, .. }
         | StoreEvent::Failed { upload, .. }
         | StoreEvent::Removed { upload }) = event;
@@ -187,7 +194,7 @@ impl Sim {
         match &event {
             StoreEvent::Attached { offset_bytes, .. } => {
                 let upload = self.store.upload(upload).expect("attached");
-                assert_eq!(*offset_bytes, upload.written());
+                assert_eq!(*offset_bytes, upload.committed());
                 assert_eq!(*offset_bytes, upload.received());
                 if self.disk.has_lost(&client.ticket.to_string()) {
                     client.acked = client.acked.min(*offset_bytes);
@@ -197,17 +204,17 @@ impl Sim {
                 let data = self.disk.data(path).unwrap();
                 assert!(data[..client.verified] == client.bytes[..client.verified]);
             }
-            StoreEvent::Written { offset_bytes, .. } => {
-                let (from, to) = (client.verified, *offset_bytes as usize);
+            StoreEvent::Durable { offset_bytes, .. } => {
+                let (from, to) = (client.verified.min(*offset_bytes as usize), *offset_bytes);
                 // The block that was written again as well.
-                let from = from.min(to) & !0xfff;
+                let from = from & !0xfff;
                 let data = self.disk.data(path).unwrap();
-                assert!(data[from..to] == client.bytes[from..to], "written is on the disk");
-                client.verified = to;
-                if self.rng.chance(70) {
-                    client.acked = self.rng.within(client.acked as usize..to + 1) as u64;
-                    self.store.on_acked(upload, client.acked);
+                assert!(data[from..to as usize] == client.bytes[from..to as usize]);
+                if self.durability != Durability::Written {
+                    self.disk.assert_synced(path, to);
                 }
+                client.verified = to as usize;
+                self.commits.push_back((upload, to));
             }
             StoreEvent::Arrived { path: at, .. } => {
                 assert_eq!(*at, arrived);
@@ -226,6 +233,20 @@ impl Sim {
             StoreEvent::Room { .. } => {}
         }
         client.events.push_back(event);
+    }
+
+    /// The journal's record of an offset is durable.
+    fn commit(&mut self) {
+        let Some((key, offset)) = self.commits.pop_front() else { return };
+        self.store.on_committed(self.now, key, offset);
+        let client = self.clients.iter_mut().find(|it| it.key == key).expect("a known key");
+        let Some(upload) = self.store.upload(key) else { return };
+        assert!(upload.committed() >= offset);
+        client.recorded = client.recorded.max(offset as usize);
+        if self.rng.chance(70) {
+            client.acked = self.rng.within(client.acked as usize..offset as usize + 1) as u64;
+            self.store.on_acked(key, client.acked);
+        }
     }
 
     fn client_step(&mut self, index: usize) {
@@ -263,7 +284,7 @@ impl Sim {
             }
             State::Attached => {
                 let upload = self.store.upload(key).expect("attached");
-                if upload.remaining() == 0 && self.rng.chance(80) {
+                if upload.is_complete() && self.rng.chance(80) {
                     client.state = State::Finishing;
                     let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
                     self.store.finish(now, key, Finish { path, mode: 0o644, owner_uid: None });
@@ -345,7 +366,7 @@ impl Client {
         // What is to be sent next is in an event that was not looked at: no worker receives now.
         let is_attached_anew =
             self.events.iter().any(|it| matches!(it, StoreEvent::Attached { .. }));
-        let is_window_open = self.position < self.written.saturating_add(self.window_bytes);
+        let is_window_open = self.position < self.recorded.saturating_add(self.window_bytes);
         !self.waits && !is_attached_anew && is_window_open
     }
 
@@ -355,12 +376,12 @@ impl Client {
                 if matches!(self.state, State::Attaching | State::Attached) {
                     self.state = State::Attached;
                     self.position = offset_bytes as usize;
-                    self.written = self.position;
+                    self.recorded = self.position;
                     self.waits = false;
                 }
             }
             StoreEvent::Room { .. } => self.waits = false,
-            StoreEvent::Written { offset_bytes, .. } => self.written = offset_bytes as usize,
+            StoreEvent::Durable { .. } => {}
             StoreEvent::Failed { .. } if self.state == State::Discarding => {}
             StoreEvent::Failed { .. } => self.state = State::Away,
             StoreEvent::Arrived { .. } if self.state == State::Discarding => {}
