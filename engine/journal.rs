@@ -110,7 +110,8 @@ pub struct LogStart {
     pub capacity_bytes: [u64; 2],
 }
 
-/// What the tickets are now.
+/// What the tickets are now. From [`Journal::note_ticket`] on, it says the state that was noted, or
+/// a later one: a snapshot relies on it.
 pub trait Source {
     /// The ticket's whole state. Its `committed_bytes` is what [`Source::durable_bytes`] says.
     /// `None`: there is none any more.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::format::{
-    COMMIT_HEAD_BYTES, FileKey, FileName, HEADER_BYTES, Header, Side, blocks_bytes,
+    COMMIT_HEAD_BYTES, FileKey, FileName, HEADER_BYTES, Header, HeaderError, Side, blocks_bytes,
 };
 use super::{
     COMMIT_BYTES_MAX, CommitSync, FILE_BYTES_MIN, GENERATION_FIRST, LogStart, WRITES_IN_FLIGHT_MAX,
@@ -46,6 +46,8 @@ pub struct Damage {
 pub enum DamageReason {
     /// The file's header is broken, so that nothing in the file can be read.
     Header,
+    /// The file was written by a server with another format. To start would be to overwrite it.
+    OtherVersion,
     /// No file of this core belongs to the run.
     Missing,
     /// A commit of the snapshot is broken. The tickets in it are missing unless they have changed
@@ -122,18 +124,22 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     recovery
 }
 
-impl<'a> JournalFile<'a> {
-    fn header(&self) -> Option<Header> {
+impl JournalFile<'_> {
+    fn header(&self) -> Result<Header, HeaderError> {
+        let header = Header::decode(self.bytes)?;
         // A file under another core's name was put there by somebody else.
-        Header::decode(self.bytes).filter(|it| it.key.core == self.name.core)
+        if header.key.core == self.name.core { Ok(header) } else { Err(HeaderError::Broken) }
     }
 
     /// A header is there, or zeros are: the disk writes a sector as a whole.
     fn header_damage(&self) -> Option<Damage> {
         let is_blank = self.bytes.iter().take(HEADER_BYTES).all(|it| *it == 0);
-        let reason = DamageReason::Header;
-        let damage = Damage { file: self.name, offset_bytes: 0, reason };
-        (!is_blank && self.header().is_none()).then_some(damage)
+        let reason = match self.header() {
+            Err(HeaderError::Broken) if !is_blank => DamageReason::Header,
+            Err(HeaderError::OtherVersion) => DamageReason::OtherVersion,
+            _ => return None,
+        };
+        Some(Damage { file: self.name, offset_bytes: 0, reason })
     }
 }
 
@@ -147,7 +153,7 @@ impl Recovery {
 
 impl<'a> Found<'a> {
     fn new(file: &JournalFile<'a>) -> Option<Self> {
-        file.header().map(|header| Self { file: *file, header })
+        file.header().ok().map(|header| Self { file: *file, header })
     }
 
     /// Cores start when the headers of all of them are durable. So one that has gone on proves that

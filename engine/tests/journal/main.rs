@@ -262,10 +262,9 @@ impl Sim {
             }
             _ => {
                 let Some(id) = self.world.pick(&mut self.rng) else { return };
-                // Whether the owner forgets it before or after makes no difference.
                 let core = usize::from(self.world.core_of(id));
                 let position = self.cores[core].journal.note_removed(id);
-                self.world.tickets.get_mut(&id).unwrap().live = None;
+                self.world.remove(&mut self.rng, id);
                 self.world.on_noted(id, position);
             }
         }

@@ -21,7 +21,9 @@ pub(crate) struct World {
 /// One ticket's life.
 #[derive(Debug)]
 pub(crate) struct History {
-    pub(crate) live: Option<TicketRecord>,
+    live: Option<TicketRecord>,
+    /// What its owner may still say of it after its removal.
+    lingering: Option<TicketRecord>,
     notes: Vec<Note>,
     /// The offsets it has had. No two are the same.
     offsets: Vec<u64>,
@@ -52,6 +54,7 @@ impl World {
     pub(crate) fn new(core_count: u16, recovered: &[TicketRecord]) -> Self {
         let history = |it: &TicketRecord| History {
             live: Some(it.clone()),
+            lingering: None,
             notes: vec![Note { position: Position(0), record: Some(it.clone()), offset: 0 }],
             offsets: vec![it.committed_bytes],
             reported: 0,
@@ -95,12 +98,19 @@ impl World {
             has_waited: false,
         };
         let live = Some(record.clone());
-        let history = History { live, notes: Vec::new(), offsets: vec![0], reported: 0, noted: 0 };
+        let history = History {
+            live,
+            lingering: None,
+            notes: Vec::new(),
+            offsets: vec![0],
+            reported: 0,
+            noted: 0,
+        };
         self.tickets.insert(record.id, history);
         record
     }
 
-    /// Another state, unlike any before.
+    /// Another state, unlike any before. What it says of the offset may be out of date.
     pub(crate) fn change(&mut self, rng: &mut Rng, id: TicketId) -> TicketRecord {
         let record = self.tickets.get_mut(&id).unwrap().live.as_mut().unwrap();
         record.attempt += 1;
@@ -110,7 +120,9 @@ impl World {
             2 => RecordState::Cancelled { reason: "r".repeat(rng.below(20)) },
             _ => RecordState::Finished,
         };
-        record.clone()
+        let record = record.clone();
+        let committed_bytes = self.tickets[&id].offsets[self.tickets[&id].reported];
+        TicketRecord { committed_bytes, ..record }
     }
 
     /// Another offset, mostly a higher one.
@@ -123,6 +135,13 @@ impl World {
             record.committed_bytes = next;
             it.offsets.push(next);
         }
+    }
+
+    /// The owner forgets it now, or later.
+    pub(crate) fn remove(&mut self, rng: &mut Rng, id: TicketId) {
+        let it = self.tickets.get_mut(&id).unwrap();
+        let live = it.live.take();
+        it.lingering = live.filter(|_| rng.chance(50));
     }
 
     pub(crate) fn on_noted(&mut self, id: TicketId, position: Position) {
@@ -186,6 +205,10 @@ impl World {
 }
 
 impl History {
+    fn said(&self) -> Option<&TicketRecord> {
+        self.live.as_ref().or(self.lingering.as_ref())
+    }
+
     fn check(&self, committed: Position, found: Option<&TicketRecord>, promise: Promise) {
         let last = self.notes.iter().rposition(|it| it.position <= committed);
         let candidates = &self.notes[last.unwrap_or(0)..];
@@ -199,6 +222,10 @@ impl History {
         );
         let offset = self.offsets.iter().position(|it| *it == found.committed_bytes);
         let offset = offset.expect("only an offset that it had");
+        if self.live.is_none() {
+            // Nobody could be asked for the offset any more.
+            return;
+        }
         let by_state = last.map_or(0, |it| self.notes[it].offset);
         assert!(offset >= by_state, "an earlier offset than the state said");
         if promise == Promise::Everything {
@@ -217,10 +244,10 @@ impl Note {
 
 impl Source for World {
     fn ticket(&self, id: TicketId) -> Option<TicketRecord> {
-        self.tickets.get(&id)?.live.clone()
+        self.tickets.get(&id)?.said().cloned()
     }
 
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
-        self.tickets.get(&id)?.live.as_ref().map(|it| it.committed_bytes)
+        self.tickets.get(&id)?.said().map(|it| it.committed_bytes)
     }
 }
