@@ -88,10 +88,7 @@ impl<M> Journal<M> {
                         self.sync_moved();
                     }
                 }
-                Step::Switch => {
-                    self.switch();
-                    self.append(memory, source);
-                }
+                Step::Switch => unreachable!("it was switched when the header was durable"),
             }
         }
     }
@@ -160,6 +157,16 @@ impl<M> Journal<M> {
         }
     }
 
+    /// Beside the commits, as it changes no byte of theirs.
+    pub(super) fn grow_for_new_tickets(&mut self) {
+        let Some(wanted_bytes) = self.grow_to_bytes.take() else { return };
+        for side in [Side::A, Side::B] {
+            if self.capacity_bytes[side as usize] < wanted_bytes {
+                self.grow(side, wanted_bytes, false);
+            }
+        }
+    }
+
     fn grow(&mut self, side: Side, wanted_bytes: u64, is_needed: bool) {
         let offset_bytes = self.capacity_bytes[side as usize];
         let mut capacity_bytes = offset_bytes;
@@ -182,10 +189,10 @@ impl<M> Journal<M> {
             // Writes then extend the file: slower, and as right.
             Ok(_) | Err(Errno::EOPNOTSUPP) => {
                 self.capacity_bytes[side as usize] = capacity_bytes;
-                self.cannot_grow = false;
+                self.cannot_grow[side as usize] = false;
             }
             Err(errno) => {
-                self.cannot_grow = true;
+                self.cannot_grow[side as usize] = true;
                 if is_needed {
                     self.fail(errno);
                 }
@@ -217,6 +224,18 @@ impl<M> Journal<M> {
     fn sync_moved(&mut self) {
         let file = file(self.log.side.other());
         self.emit(What::Sync { sequence: u64::MAX }, Op::Sync { file });
+    }
+
+    /// Not only when the next op is asked for: nobody looks for events then.
+    pub(super) fn switch_if_announced(&mut self) {
+        let Stage::Moving(it) = &self.stage else { return };
+        let is_announced = match it.step {
+            Step::SyncAnnounced => self.config.sync == CommitSync::Dsync,
+            step => step == Step::Switch,
+        };
+        if is_announced && self.flights.is_empty() {
+            self.switch();
+        }
     }
 
     fn switch(&mut self) {
