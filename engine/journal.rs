@@ -14,7 +14,7 @@ mod recovery;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use commit::{Waiting, Write};
 pub use format::{COMMIT_BYTES_MAX, FileKey, FileName, Header, JOURNAL_NAME, Side};
@@ -23,6 +23,7 @@ use moving::Move;
 pub use recovery::{Damage, DamageReason, JournalFile, NewFile, Recovery, recover};
 
 use crate::buffer::{Memory, Slice};
+use crate::durability::{Durability, SyncMethod};
 use crate::limits::BLOCK_BYTES;
 use crate::op::{Completion, Errno, FileId, Op, OpenHow, Token};
 use crate::record::{Record, TicketRecord};
@@ -41,8 +42,12 @@ pub struct Journal<M> {
     capacity_bytes: [u64; 2],
     /// Of the last move that was tried: no two of them share checksums.
     generation_last: u64,
-    /// The last try to make a file larger has failed.
-    cannot_grow: bool,
+    /// The last try to make the side's file larger has failed.
+    cannot_grow: [bool; 2],
+    /// When files may be made larger again for the sake of new tickets.
+    grow_at: Option<Instant>,
+    /// To so many bytes, soon.
+    grow_to_bytes: Option<u64>,
     /// Live tickets, by the size of their records.
     sizes: BTreeMap<TicketId, u32>,
     live_bytes: u64,
@@ -106,7 +111,8 @@ pub struct LogStart {
     pub capacity_bytes: [u64; 2],
 }
 
-/// What the tickets are now.
+/// What the tickets are now. From [`Journal::note_ticket`] on, it says the state that was noted, or
+/// a later one: a snapshot relies on it.
 pub trait Source {
     /// The ticket's whole state. Its `committed_bytes` is what [`Source::durable_bytes`] says.
     /// `None`: there is none any more.
@@ -184,6 +190,17 @@ enum What {
     },
 }
 
+/// A commit is as safe as what it speaks of.
+impl From<Durability> for CommitSync {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Written => Self::StatesOnly,
+            Durability::Synced(SyncMethod::Dsync) => Self::Dsync,
+            Durability::Synced(SyncMethod::Fdatasync) => Self::Fdatasync,
+        }
+    }
+}
+
 impl<M> Journal<M> {
     /// The journal of a new run, after the server has written its beginning. `tickets` are those
     /// that were written.
@@ -202,7 +219,9 @@ impl<M> Journal<M> {
             log: Log { side, generation: GENERATION_FIRST, sequence, end_bytes },
             capacity_bytes,
             generation_last: GENERATION_FIRST,
-            cannot_grow: false,
+            cannot_grow: [false; 2],
+            grow_at: None,
+            grow_to_bytes: None,
             live_bytes: sizes.values().copied().map(u64::from).sum(),
             sizes,
             noted: Position(0),
@@ -252,13 +271,21 @@ impl<M> Journal<M> {
     }
 
     /// Whether one more ticket, of so many bytes, can be kept. When not, refuse it: what is there
-    /// already must remain writable.
-    pub fn has_room_for(&self, record_bytes: u32) -> bool {
+    /// already must remain writable. Where files could not grow, the question makes them try again,
+    /// at most once a second.
+    pub fn has_room_for(&mut self, now: Instant, record_bytes: u32) -> bool {
         let live_bytes = self.live_bytes + u64::from(record_bytes);
-        let capacity_bytes = self.capacity_bytes[0].min(self.capacity_bytes[1]);
-        record_bytes <= RECORD_BYTES_MAX
-            && live_bytes <= JOURNAL_LIVE_BYTES_MAX
-            && (!self.cannot_grow || file_bytes_needed(live_bytes) <= capacity_bytes)
+        if record_bytes > RECORD_BYTES_MAX || live_bytes > JOURNAL_LIVE_BYTES_MAX {
+            return false;
+        }
+        let needed_bytes = file_bytes_needed(live_bytes);
+        let mut sides = self.cannot_grow.iter().zip(&self.capacity_bytes);
+        let has_room = sides.all(|it| !it.0 || *it.1 >= needed_bytes);
+        if !has_room && self.grow_at.is_none_or(|it| it <= now) {
+            self.grow_at = Some(now + GROW_PAUSE);
+            self.grow_to_bytes = Some(file_bytes_wanted(live_bytes));
+        }
+        has_room
     }
 
     /// The size of all live tickets' records.
@@ -347,6 +374,8 @@ impl<M> Journal<M> {
         let how = OpenHow {
             direct: self.config.direct,
             dsync: self.config.sync == CommitSync::Dsync,
+            // If this process is killed, the next one waits until its last writes have ended.
+            lock: true,
             ..OpenHow::default()
         };
         for side in [Side::A, Side::B] {
@@ -401,5 +430,11 @@ pub const RECORD_BYTES_MAX: u32 = COMMIT_BYTES_MAX - COMMIT_HEAD_BYTES as u32;
 /// Commits that the kernel may have, or that wait for their sync. Recovery counts on it.
 const WRITES_IN_FLIGHT_MAX: usize = 2;
 
+/// Between tries to make files larger for the sake of new tickets.
+const GROW_PAUSE: Duration = Duration::from_secs(1);
+
 /// Of the file that a run begins with.
 const GENERATION_FIRST: u64 = 0;
+
+#[cfg(test)]
+mod tests;

@@ -59,6 +59,7 @@ impl Write {
 impl<M> Journal<M> {
     /// Commits everything that waits, as long as the kernel takes it.
     pub(super) fn append(&mut self, memory: &mut Memory, source: &impl Source) {
+        self.grow_for_new_tickets();
         while self.writes.len() < WRITES_IN_FLIGHT_MAX && !self.has_nothing() {
             let offsets_bytes = self.offsets.len() * OFFSET_RECORD_BYTES;
             let bytes = COMMIT_HEAD_BYTES + self.waiting_bytes + offsets_bytes;

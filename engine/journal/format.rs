@@ -29,6 +29,14 @@ pub struct Header {
     pub snapshot_end_bytes: u64,
 }
 
+/// Why a file has no header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderError {
+    Broken,
+    /// It is whole, and of another format.
+    OtherVersion,
+}
+
 /// One of a core's two files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Side {
@@ -68,29 +76,32 @@ impl Header {
         block[8..12].copy_from_slice(&checksum.to_le_bytes());
     }
 
-    /// Reads the beginning of a file. `None`: it has no header, or a broken one.
-    pub(super) fn decode(file: &[u8]) -> Option<Self> {
-        let header = file.get(..HEADER_BYTES)?;
-        let flags = u32::from_le_bytes(chunk(header, 28)?);
-        let snapshot_end_bytes = u64::from_le_bytes(chunk(header, 40)?);
+    /// Reads the beginning of a file.
+    pub(super) fn decode(file: &[u8]) -> Result<Self, HeaderError> {
+        let header = file.first_chunk::<HEADER_BYTES>().ok_or(HeaderError::Broken)?;
+        let checksum = crc32c::crc32c(&header[12..]);
+        if !header.starts_with(MAGIC) || u32::from_le_bytes(field(header, 8)) != checksum {
+            return Err(HeaderError::Broken);
+        }
+        if u32::from_le_bytes(field(header, 12)) != VERSION {
+            return Err(HeaderError::OtherVersion);
+        }
+        let flags = u32::from_le_bytes(field(header, 28));
         let it = Self {
             key: FileKey {
-                run: u64::from_le_bytes(chunk(header, 16)?),
-                core: u16::from_le_bytes(chunk(header, 24)?),
-                generation: u64::from_le_bytes(chunk(header, 32)?),
+                run: u64::from_le_bytes(field(header, 16)),
+                core: u16::from_le_bytes(field(header, 24)),
+                generation: u64::from_le_bytes(field(header, 32)),
             },
-            core_count: u16::from_le_bytes(chunk(header, 26)?),
+            core_count: u16::from_le_bytes(field(header, 26)),
             is_relaxed: flags == FLAG_RELAXED,
-            snapshot_end_bytes,
+            snapshot_end_bytes: u64::from_le_bytes(field(header, 40)),
         };
-        let is_valid = header.starts_with(MAGIC)
-            && u32::from_le_bytes(chunk(header, 8)?) == crc32c::crc32c(&header[12..])
-            && u32::from_le_bytes(chunk(header, 12)?) == VERSION
-            && flags & !FLAG_RELAXED == 0
+        let is_valid = flags & !FLAG_RELAXED == 0
             && it.key.core < it.core_count
-            && snapshot_end_bytes >= u64::from(BLOCK_BYTES)
-            && snapshot_end_bytes.is_multiple_of(u64::from(BLOCK_BYTES));
-        is_valid.then_some(it)
+            && it.snapshot_end_bytes >= u64::from(BLOCK_BYTES)
+            && it.snapshot_end_bytes.is_multiple_of(u64::from(BLOCK_BYTES));
+        if is_valid { Ok(it) } else { Err(HeaderError::Broken) }
     }
 }
 
@@ -110,16 +121,16 @@ impl FileKey {
         bytes: &'a [u8],
         sequences: &RangeInclusive<u64>,
     ) -> Option<Commit<'a>> {
-        let length = u32::from_le_bytes(chunk(bytes, 4)?) as usize;
-        let sequence = u64::from_le_bytes(chunk(bytes, 8)?);
+        let head = bytes.first_chunk::<COMMIT_HEAD_BYTES>()?;
+        let length = u32::from_le_bytes(field(head, 4)) as usize;
+        let sequence = u64::from_le_bytes(field(head, 8));
         let is_bounded = length <= COMMIT_BYTES_MAX as usize - COMMIT_HEAD_BYTES;
         if length == 0 || !is_bounded || !sequences.contains(&sequence) {
             return None;
         }
         let commit = bytes.get(..COMMIT_HEAD_BYTES + length)?;
-        let checksum = u32::from_le_bytes(chunk(commit, 0)?);
-        let records = &commit[COMMIT_HEAD_BYTES..];
-        (checksum == self.checksum(&commit[4..])).then_some(Commit { sequence, records })
+        let is_whole = u32::from_le_bytes(field(head, 0)) == self.checksum(&commit[4..]);
+        is_whole.then_some(Commit { sequence, records: &commit[COMMIT_HEAD_BYTES..] })
     }
 
     fn checksum(&self, bytes: &[u8]) -> u32 {
@@ -186,8 +197,9 @@ pub(super) fn blocks_bytes(bytes: usize) -> u64 {
     (bytes as u64).next_multiple_of(u64::from(BLOCK_BYTES))
 }
 
-fn chunk<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..)?.first_chunk().copied()
+/// A number's bytes within a head of fixed length.
+fn field<const N: usize>(head: &[u8], at: usize) -> [u8; N] {
+    *head[at..].first_chunk().expect("within the head")
 }
 
 /// The journals lie in this directory of the storage directory.
@@ -199,9 +211,11 @@ pub const COMMIT_BYTES_MAX: u32 = 128 * 1024;
 /// What stands in a commit before its records.
 pub(super) const COMMIT_HEAD_BYTES: usize = 16;
 
+/// What counts of the first block.
+pub(super) const HEADER_BYTES: usize = 64;
+
 const MAGIC: &[u8; 8] = b"INCOMJNL";
 const VERSION: u32 = 1;
-const HEADER_BYTES: usize = 64;
 const FLAG_RELAXED: u32 = 1;
 
 #[cfg(test)]
@@ -212,6 +226,7 @@ mod tests {
     const HEADER: Header =
         Header { key: KEY, core_count: 4, is_relaxed: true, snapshot_end_bytes: 8192 };
 
+    const BROKEN: Result<Header, HeaderError> = Err(HeaderError::Broken);
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;
 
     /// Bit by bit, from the polynomial.
@@ -249,7 +264,7 @@ mod tests {
         let checksum = naive_crc32c(&expected[12..64]);
         expected[8..12].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(block, expected);
-        assert_eq!(Header::decode(&block), Some(HEADER));
+        assert_eq!(Header::decode(&block), Ok(HEADER));
     }
 
     #[test]
@@ -271,7 +286,7 @@ mod tests {
         for bit in 0..HEADER_BYTES * 8 {
             let mut flipped = block.clone();
             flipped[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(Header::decode(&flipped), None, "bit {bit}");
+            assert_eq!(Header::decode(&flipped), BROKEN, "bit {bit}");
         }
         let commit = commit();
         for bit in 0..commit.len() * 8 {
@@ -283,7 +298,7 @@ mod tests {
             assert_eq!(KEY.commit(&commit[..end], &ANY), None, "cut at {end}");
         }
         for end in 0..HEADER_BYTES {
-            assert_eq!(Header::decode(&block[..end]), None, "cut at {end}");
+            assert_eq!(Header::decode(&block[..end]), BROKEN, "cut at {end}");
         }
     }
 
@@ -307,8 +322,17 @@ mod tests {
         ] {
             let mut block = header_block();
             header.encode(&mut block);
-            assert_eq!(Header::decode(&block), None, "{header:?}");
+            assert_eq!(Header::decode(&block), BROKEN, "{header:?}");
         }
+    }
+
+    #[test]
+    fn another_version_is_not_damage() {
+        let mut block = header_block();
+        block[12] = 2;
+        let checksum = naive_crc32c(&block[12..64]);
+        block[8..12].copy_from_slice(&checksum.to_le_bytes());
+        assert_eq!(Header::decode(&block), Err(HeaderError::OtherVersion));
     }
 
     #[test]

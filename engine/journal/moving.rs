@@ -157,6 +157,16 @@ impl<M> Journal<M> {
         }
     }
 
+    /// Beside the commits, as it changes no byte of theirs.
+    pub(super) fn grow_for_new_tickets(&mut self) {
+        let Some(wanted_bytes) = self.grow_to_bytes.take() else { return };
+        for side in [Side::A, Side::B] {
+            if self.capacity_bytes[side as usize] < wanted_bytes {
+                self.grow(side, wanted_bytes, false);
+            }
+        }
+    }
+
     fn grow(&mut self, side: Side, wanted_bytes: u64, is_needed: bool) {
         let offset_bytes = self.capacity_bytes[side as usize];
         let mut capacity_bytes = offset_bytes;
@@ -179,10 +189,10 @@ impl<M> Journal<M> {
             // Writes then extend the file: slower, and as right.
             Ok(_) | Err(Errno::EOPNOTSUPP) => {
                 self.capacity_bytes[side as usize] = capacity_bytes;
-                self.cannot_grow = false;
+                self.cannot_grow[side as usize] = false;
             }
             Err(errno) => {
-                self.cannot_grow = true;
+                self.cannot_grow[side as usize] = true;
                 if is_needed {
                     self.fail(errno);
                 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::format::{COMMIT_HEAD_BYTES, FileKey, FileName, Header, Side, blocks_bytes};
+use super::format::{
+    COMMIT_HEAD_BYTES, FileKey, FileName, HEADER_BYTES, Header, HeaderError, Side, blocks_bytes,
+};
 use super::{
     COMMIT_BYTES_MAX, CommitSync, FILE_BYTES_MIN, GENERATION_FIRST, LogStart, WRITES_IN_FLIGHT_MAX,
 };
@@ -42,8 +44,12 @@ pub struct Damage {
 /// What is wrong there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DamageReason {
-    /// No file of this core has a header of the run.
-    NoHeader,
+    /// The file's header is broken, so that nothing in the file can be read.
+    Header,
+    /// The file was written by a server with another format. To start would be to overwrite it.
+    OtherVersion,
+    /// No file of this core belongs to the run.
+    Missing,
     /// A commit of the snapshot is broken. The tickets in it are missing unless they have changed
     /// since.
     Snapshot,
@@ -101,10 +107,8 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
         let core_count = of(run).map(|it| it.header.core_count).max().unwrap_or(0);
         of(run).count() == usize::from(core_count) || of(run).any(Found::has_been_used)
     };
-    let Some(run) = runs.into_iter().rev().find(|it| counts(*it)) else {
-        recovery.damage = unreadable(files, &found);
-        return recovery;
-    };
+    recovery.damage = files.iter().filter_map(JournalFile::header_damage).collect();
+    let Some(run) = runs.into_iter().rev().find(|it| counts(*it)) else { return recovery };
     let mut tickets = BTreeMap::new();
     for it in of(run) {
         it.replay(&mut tickets, &mut recovery.damage);
@@ -113,26 +117,30 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     let core_count = of(run).map(|it| it.header.core_count).max().unwrap_or(0);
     for core in (0..core_count).filter(|it| !active.contains_key(&(run, *it))) {
         let file = FileName { core, side: Side::A };
-        let reason = DamageReason::NoHeader;
+        let reason = DamageReason::Missing;
         recovery.damage.push(Damage { file, offset_bytes: 0, reason });
     }
     recovery.tickets = tickets.into_values().collect();
     recovery
 }
 
-/// Files that were written once and tell nothing.
-fn unreadable(files: &[JournalFile<'_>], found: &[Found<'_>]) -> Vec<Damage> {
-    let is_found = |core: u16| found.iter().any(|it| it.file.name.core == core);
-    let is_written = |it: &&JournalFile<'_>| {
-        let block = &it.bytes[..it.bytes.len().min(BLOCK_BYTES as usize)];
-        block.iter().any(|it| *it != 0) && !is_found(it.name.core)
-    };
-    let reason = DamageReason::NoHeader;
-    files
-        .iter()
-        .filter(is_written)
-        .map(|it| Damage { file: it.name, offset_bytes: 0, reason })
-        .collect()
+impl JournalFile<'_> {
+    fn header(&self) -> Result<Header, HeaderError> {
+        let header = Header::decode(self.bytes)?;
+        // A file under another core's name was put there by somebody else.
+        if header.key.core == self.name.core { Ok(header) } else { Err(HeaderError::Broken) }
+    }
+
+    /// A header is there, or zeros are: the disk writes a sector as a whole.
+    fn header_damage(&self) -> Option<Damage> {
+        let is_blank = self.bytes.iter().take(HEADER_BYTES).all(|it| *it == 0);
+        let reason = match self.header() {
+            Err(HeaderError::Broken) if !is_blank => DamageReason::Header,
+            Err(HeaderError::OtherVersion) => DamageReason::OtherVersion,
+            _ => return None,
+        };
+        Some(Damage { file: self.name, offset_bytes: 0, reason })
+    }
 }
 
 impl Recovery {
@@ -145,9 +153,7 @@ impl Recovery {
 
 impl<'a> Found<'a> {
     fn new(file: &JournalFile<'a>) -> Option<Self> {
-        let header = Header::decode(file.bytes)?;
-        // A file under another core's name was put there by somebody else.
-        (header.key.core == file.name.core).then_some(Self { file: *file, header })
+        file.header().ok().map(|header| Self { file: *file, header })
     }
 
     /// Cores start when the headers of all of them are durable. So one that has gone on proves that

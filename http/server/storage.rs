@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::driver::{StorageDir, sync_directory};
+use engine::journal::JOURNAL_NAME;
 use engine::op::OpenHow;
 use engine::store::{ARRIVED_NAME, PARTS_NAME};
 use rustix::fs::{FlockOperation, flock};
@@ -33,6 +34,8 @@ pub enum StorageError {
     Locked(Option<u32>),
     /// `parts/` and `arrived/` are on different file systems.
     Divided,
+    /// This file would have to be overwritten without having been understood.
+    JournalOfOtherVersion(PathBuf),
     /// What could not be done, with which path.
     Denied { what: &'static str, path: PathBuf, error: io::Error },
 }
@@ -139,7 +142,10 @@ fn try_out(storage: &StorageDir) -> Result<(), StorageError> {
     removed.map_err(denied("remove a file from", &arrived))
 }
 
-fn denied(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
+pub(super) fn denied(
+    what: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> StorageError + use<> {
     let path = path.to_owned();
     move |error| StorageError::Denied { what, path: path.clone(), error }
 }
@@ -151,12 +157,18 @@ impl StorageError {
             Self::NotDirectory(_) => "give a directory, or a path where one can be made",
             Self::Locked(_) => "stop that server, or give this one a directory of its own",
             Self::Divided => "mount the file system on the storage directory itself",
+            Self::JournalOfOtherVersion(_) => {
+                "start the version that wrote it; or move journal/ away, which forgets its tickets"
+            }
             Self::Denied { error, .. } => match error.kind() {
                 ErrorKind::PermissionDenied => {
                     "give this process's user the directory (chown), or choose another one"
                 }
                 ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another one",
-                ErrorKind::StorageFull => "make room, or choose another one",
+                ErrorKind::WouldBlock => "wait until the disk has ended what a killed server wrote",
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room, or choose another one"
+                }
                 _ => "mend the file system, or choose another one",
             },
         }
@@ -174,6 +186,9 @@ impl fmt::Display for StorageError {
                 "{PARTS_NAME}/ and {ARRIVED_NAME}/ in it are on different file systems, so that \
                  files cannot be moved between them"
             ),
+            Self::JournalOfOtherVersion(path) => {
+                write!(f, "another version of this server has written {}", path.display())
+            }
             Self::Denied { what, path, error } => {
                 write!(f, "cannot {what} {}: {error}", path.display())
             }
@@ -182,9 +197,6 @@ impl fmt::Display for StorageError {
 }
 
 impl std::error::Error for StorageError {}
-
-/// The journals' directory.
-pub const JOURNAL_NAME: &str = "journal";
 
 /// Parts and journals are nobody else's business. What has arrived is handed to web apps, which may
 /// take it away if they belong to the group.
