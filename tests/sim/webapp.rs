@@ -161,7 +161,13 @@ pub(crate) fn done(callback: &Callback, answer: Answer) -> Mail {
 }
 
 /// The web app has an answer to its request.
-pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload, disk: &mut Disk) {
+pub(crate) fn on_response(
+    now: Instant,
+    call: &Call,
+    (status, body): (u16, &str),
+    it: &mut Upload,
+    disk: &mut Disk,
+) {
     match (call.kind, status) {
         (CallKind::New, 200) => {
             it.ticket = TicketId::parse(body);

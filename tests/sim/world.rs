@@ -196,7 +196,7 @@ impl World {
         let (pipe, upload) = (&mut self.kernel.pipes[link.pipe], &mut self.uploads[link.upload]);
         link.step(&mut self.rng, self.now, pipe, upload, &self.kernel.disk, self.churn);
         if link.is_gone() {
-            let away = Duration::from_micros(self.rng.pick(&[0, 1_000, 300_000]));
+            let away = Duration::from_micros(self.rng.pick(&[0u64, 1_000, 300_000]));
             upload.back_at = Some(self.now + away);
             self.links.swap_remove(index);
         }
@@ -210,7 +210,7 @@ impl World {
             if let Some((status, body)) = response {
                 let call = self.calls.swap_remove(index);
                 let upload = &mut self.uploads[call.upload];
-                on_response(self.now, &call, status, &body, upload, &mut self.kernel.disk);
+                on_response(self.now, &call, (status, &body), upload, &mut self.kernel.disk);
             }
         }
     }
@@ -459,7 +459,13 @@ impl World {
             let shown = Upload { bytes: &[], ..upload.clone() };
             eprintln!("stuck at {} of {}: {shown:?}", upload.acked, upload.bytes.len());
         }
-        eprintln!("up {} run {} told {} weather {:?}", self.server.is_up(), self.server.run, self.told.len(), self.kernel.disk.weather);
+        eprintln!(
+            "up {} run {} told {} weather {:?}",
+            self.server.is_up(),
+            self.server.run,
+            self.told.len(),
+            self.kernel.disk.weather
+        );
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
         panic!("no progress in {STEPS_MAX} steps");
     }
