@@ -429,7 +429,10 @@ impl World {
     /// There is no process any more, and so no connection.
     fn leave_server(&mut self) {
         self.server.cores.clear();
-        self.uploads.iter_mut().for_each(|it| it.is_done_heard = false);
+        for upload in &mut self.uploads {
+            // Perhaps it had not recorded it yet.
+            upload.was_cut_off |= std::mem::take(&mut upload.is_done_heard);
+        }
         for pipe in &mut self.kernel.pipes {
             pipe.reset();
         }
