@@ -153,7 +153,8 @@ impl Upload {
         let is_given_up = || {
             let recovery = recovered(disk, Disk::durable);
             let state = self.record(&recovery).map(|it| &it.state);
-            matches!(state, None | Some(RecordState::Cancelled { .. }))
+            matches!(state, Some(RecordState::Cancelled { .. }))
+                || state.is_none() && self.may_time_out
         };
         assert!(is_safe || is_given_up(), "{from} to {end} is acknowledged and may be lost");
     }
