@@ -23,6 +23,7 @@ use moving::Move;
 pub use recovery::{Damage, DamageReason, JournalFile, NewFile, Recovery, recover};
 
 use crate::buffer::{Memory, Slice};
+use crate::durability::{Durability, SyncMethod};
 use crate::limits::BLOCK_BYTES;
 use crate::op::{Completion, Errno, FileId, Op, OpenHow, Token};
 use crate::record::{Record, TicketRecord};
@@ -187,6 +188,17 @@ enum What {
         /// The move cannot go on without it.
         is_needed: bool,
     },
+}
+
+/// A commit is as safe as what it speaks of.
+impl From<Durability> for CommitSync {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Written => Self::StatesOnly,
+            Durability::Synced(SyncMethod::Dsync) => Self::Dsync,
+            Durability::Synced(SyncMethod::Fdatasync) => Self::Fdatasync,
+        }
+    }
 }
 
 impl<M> Journal<M> {
@@ -359,6 +371,8 @@ impl<M> Journal<M> {
         let how = OpenHow {
             direct: self.config.direct,
             dsync: self.config.sync == CommitSync::Dsync,
+            // If this process is killed, the next one waits until its last writes have ended.
+            lock: true,
             ..OpenHow::default()
         };
         for side in [Side::A, Side::B] {

@@ -33,7 +33,7 @@ use engine::tickets::Tickets;
 
 use backend::HeldFinish;
 use clients::Clients;
-use journal::{Then, commit_sync};
+use journal::Then;
 pub use restore::RecoveredTicket;
 use watch::Watch;
 
@@ -126,7 +126,7 @@ impl Worker {
             core: config.core.0,
             core_count: config.core_count,
             run: config.run,
-            sync: commit_sync(config.durability),
+            sync: config.durability.into(),
             direct: config.direct,
             region: store.journal_region(),
             start: config.log_start,

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use engine::durability::{Durability, SyncMethod};
-use engine::journal::{CommitSync, JournalEvent, Position, Source};
+use engine::journal::{JournalEvent, Position, Source};
 use engine::op::{Address, Errno, Op, Token};
 use engine::record::TicketRecord;
 use engine::store::{Offsets, UploadKey};
@@ -42,15 +41,6 @@ impl Source for Live<'_> {
 
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
         self.offsets.durable(self.tickets.get(id)?.upload?)
-    }
-}
-
-/// What a commit waits for, so that it is as safe as what it speaks of.
-pub(super) fn commit_sync(durability: Durability) -> CommitSync {
-    match durability {
-        Durability::Written => CommitSync::StatesOnly,
-        Durability::Synced(SyncMethod::Dsync) => CommitSync::Dsync,
-        Durability::Synced(SyncMethod::Fdatasync) => CommitSync::Fdatasync,
     }
 }
 
