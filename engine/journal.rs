@@ -327,6 +327,7 @@ impl<M> Journal<M> {
         {
             self.end_broken(now, errno);
         }
+        self.switch_if_announced();
     }
 
     pub fn on_timeout(&mut self, now: Instant) {

@@ -176,6 +176,7 @@ impl<M> Store<M> {
         let mut part = Part::new(ticket, length_bytes);
         part.upload = Upload::restored(length_bytes, committed_bytes);
         part.is_created = committed_bytes > 0 || place != FilePlace::Nowhere;
+        part.is_name_synced = committed_bytes > 0;
         part.allocated = committed_bytes & !u64::from(BLOCK_BYTES - 1);
         if self.config.direct && committed_bytes > part.allocated {
             part.tail = Tail::OnDisk;

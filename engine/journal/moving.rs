@@ -88,10 +88,7 @@ impl<M> Journal<M> {
                         self.sync_moved();
                     }
                 }
-                Step::Switch => {
-                    self.switch();
-                    self.append(memory, source);
-                }
+                Step::Switch => unreachable!("it was switched when the header was durable"),
             }
         }
     }
@@ -227,6 +224,18 @@ impl<M> Journal<M> {
     fn sync_moved(&mut self) {
         let file = file(self.log.side.other());
         self.emit(What::Sync { sequence: u64::MAX }, Op::Sync { file });
+    }
+
+    /// Not only when the next op is asked for: nobody looks for events then.
+    pub(super) fn switch_if_announced(&mut self) {
+        let Stage::Moving(it) = &self.stage else { return };
+        let is_announced = match it.step {
+            Step::SyncAnnounced => self.config.sync == CommitSync::Dsync,
+            step => step == Step::Switch,
+        };
+        if is_announced && self.flights.is_empty() {
+            self.switch();
+        }
     }
 
     fn switch(&mut self) {

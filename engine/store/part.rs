@@ -21,6 +21,8 @@ pub(super) struct Part {
     pub(super) is_open: bool,
     /// The file was made: the next open must find it.
     pub(super) is_created: bool,
+    /// No power cut takes its name away.
+    pub(super) is_name_synced: bool,
     /// Set once the file lies there instead of among the parts.
     pub(super) arrived_path: Option<PathBuf>,
     /// Writes end below this offset. Space beyond it is not allocated yet.
@@ -87,6 +89,7 @@ pub struct Finish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Open,
+    SyncName,
     SyncData,
     Truncate,
     SyncLength,
@@ -142,6 +145,7 @@ impl Part {
             step: None,
             is_open: false,
             is_created: false,
+            is_name_synced: false,
             arrived_path: None,
             allocated: 0,
             allocating: None,

@@ -56,6 +56,7 @@ impl<M> Store<M> {
                 part.is_created = true;
                 part.reopen_until = None;
             }
+            (Step::SyncName, Ok(_)) => part.is_name_synced = true,
             // Who may not give files away leaves them with their owner, as documented.
             (Step::SetOwner, _) => self.start_step(slot, Step::Rename),
             // Gone is what it should be; anything else leaves the file for the operator.
@@ -109,7 +110,9 @@ impl<M> Store<M> {
                 Op::Rename { from: path, to: it.path.clone() }
             }
             (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
-            (Step::SyncParts, _) => Op::SyncDirectory { path: self.config.parts_dir.clone() },
+            (Step::SyncName | Step::SyncParts, _) => {
+                Op::SyncDirectory { path: self.config.parts_dir.clone() }
+            }
             (Step::Remove, _) => Op::Remove { path: part.arrived_path.clone().unwrap_or(path) },
             (Step::Open | Step::SetOwner | Step::Rename, _) => {
                 unreachable!("opened elsewhere, finished only on the way to an end")
@@ -123,6 +126,10 @@ impl<M> Store<M> {
         // A file that has arrived needs no more than to be finished.
         if !part.is_open && part.arrived_path.is_none() {
             return self.open_file(slot);
+        }
+        // Bytes in a file without a name are not safe.
+        if !part.is_name_synced && part.arrived_path.is_none() {
+            return self.start_step(slot, Step::SyncName);
         }
         let upload = self.key(slot);
         let part = self.part_mut(slot);

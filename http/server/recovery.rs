@@ -69,7 +69,9 @@ pub(super) fn recover(
     let found: Vec<JournalFile<'_>> =
         contents.iter().map(|(name, bytes)| JournalFile { name: *name, bytes }).collect();
     let recovery = journal::recover(&found);
-    refuse_other_version(storage, &recovery.damage)?;
+    if let Some(it) = recovery.damage.iter().find(|it| it.reason == DamageReason::OtherVersion) {
+        return Err(StorageError::JournalOfOtherVersion(absolute(storage, it.file)));
+    }
     if !recovery.damage.is_empty() {
         journals.keep_damaged(&recovery.damage, &contents, recovery.run_next);
     }
@@ -107,15 +109,6 @@ pub(super) fn recover(
         CoreStart { core, run, log_start, tickets }
     });
     Ok(Recovered { cores: cores.collect(), orphans })
-}
-
-/// What another version of the server keeps is not overwritten.
-fn refuse_other_version(storage: &StorageDir, damage: &[Damage]) -> Result<(), StorageError> {
-    let Some(it) = damage.iter().find(|it| it.reason == DamageReason::OtherVersion) else {
-        return Ok(());
-    };
-    let error = io::Error::new(ErrorKind::Unsupported, describe(it));
-    Err(denied("read", &absolute(storage, it.file))(error))
 }
 
 /// Where the files of tickets lie.
@@ -298,9 +291,9 @@ impl<'s> Journals<'s> {
 fn describe(damage: &Damage) -> String {
     let Damage { file, offset_bytes, reason } = damage;
     let what = match reason {
-        DamageReason::Header => "there is no valid header",
-        DamageReason::OtherVersion => "another version of the server wrote it",
-        DamageReason::Missing => "this file is missing, or of another run",
+        DamageReason::Header => "the header is broken",
+        DamageReason::OtherVersion => "another version has written it",
+        DamageReason::Missing => "no file of this core belongs to the last run",
         DamageReason::Snapshot => "a commit of the snapshot is broken",
         DamageReason::Log => "a commit is broken that others follow",
     };

@@ -114,12 +114,21 @@ impl Default for Setup {
 pub struct Server {
     pub address: SocketAddr,
     child: Child,
-    storage: TempDir,
+    storage: Arc<TempDir>,
     log: Arc<Mutex<String>>,
 }
 
 impl Server {
     pub fn start(setup: &Setup, storage: TempDir) -> Self {
+        Self::start_in(setup, Arc::new(storage))
+    }
+
+    /// Another one on the same directory, after this one has ended.
+    pub fn start_again(&self, setup: &Setup) -> Self {
+        Self::start_in(setup, self.storage.clone())
+    }
+
+    fn start_in(setup: &Setup, storage: Arc<TempDir>) -> Self {
         let mut child = setup
             .command(storage.path())
             .spawn()

@@ -6,6 +6,7 @@
 extern crate incoming_engine as engine;
 
 mod disk;
+mod media;
 mod rng;
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use disk::{Disk, Weather};
 use engine::durability::{Durability, SyncMethod};
 use engine::mask::rotate;
+use engine::op::{CoreId, StorageHealth};
 use engine::store::{Finish, Room, Store, StoreConfig, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
 use engine::upload::AppendError;
@@ -96,7 +98,11 @@ impl Sim {
             faults_left: if is_fair { 0 } else { rng.below(12) as u32 },
             fault_percent: rng.within(1..15),
             short_percent: rng.pick(&[0, 5, 40]),
+            slow_percent: rng.pick(&[0, 0, 10]),
             can_allocate: rng.chance(80),
+            is_ordered: rng.chance(50),
+            is_full: false,
+            health: StorageHealth::Good,
         };
         let mut store = Store::new(config).unwrap();
         let mut disk = Disk::new(rng.next(), weather);
@@ -146,7 +152,7 @@ impl Sim {
     fn step(&mut self) {
         match self.rng.below(100) {
             0..45 => {
-                if let Some(completion) = self.disk.complete(self.store.memory_mut()) {
+                if let Some(completion) = self.disk.complete(CORE, self.store.memory_mut()) {
                     self.store.on_completion(self.now, completion);
                 }
             }
@@ -166,7 +172,7 @@ impl Sim {
             self.store.on_timeout(self.now);
         }
         while let Some((token, op)) = self.store.poll_op() {
-            self.disk.start(token, op, self.store.memory());
+            self.disk.start(CORE, token, op, self.store.memory());
         }
         while let Some(event) = self.store.poll_event() {
             self.check_event(event);
@@ -211,7 +217,8 @@ impl Sim {
                 let data = self.disk.data(path).unwrap();
                 assert!(data[from..to as usize] == client.bytes[from..to as usize]);
                 if self.durability != Durability::Written {
-                    self.disk.assert_synced(path, to);
+                    let bytes = &client.bytes[from..to as usize];
+                    assert!(self.disk.promises(path, from, bytes), "as safe as configured");
                 }
                 client.verified = to as usize;
                 self.commits.push_back((upload, to));
@@ -220,7 +227,7 @@ impl Sim {
                 assert_eq!(*at, arrived);
                 assert!(self.disk.data(at).unwrap() == client.bytes, "the file is the file");
                 assert!(self.disk.data(&part).is_none());
-                self.disk.assert_durable(at, PARTS_DIR.as_ref());
+                assert!(self.disk.is_durable(at), "its bytes, its length and its name are safe");
             }
             StoreEvent::Removed { .. } => {
                 assert!(self.store.upload(upload).is_none());
@@ -345,7 +352,7 @@ impl Sim {
 
     fn is_over(&self) -> bool {
         let is_over = |it: &Client| it.state.is_end() && it.events.is_empty();
-        self.clients.iter().all(is_over) && self.disk.is_idle()
+        self.clients.iter().all(is_over) && self.disk.is_idle(CORE)
     }
 
     fn check_end(mut self) {
@@ -353,7 +360,7 @@ impl Sim {
         assert!(self.store.is_quiet());
         assert_eq!(self.store.leased_bytes(), 0, "all leases are given back");
         assert_eq!(self.store.kept_bytes(), 0, "all last blocks are given back");
-        assert!(!self.disk.has_open_files());
+        assert!(self.disk.open_files(CORE).next().is_none());
         for client in self.clients.iter().filter(|it| it.state == State::Arrived) {
             let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
             assert!(self.disk.data(&path).unwrap() == client.bytes);
@@ -406,6 +413,7 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
 });
 
+const CORE: CoreId = CoreId(0);
 const PARTS_DIR: &str = "/storage/parts";
 const ARRIVED_DIR: &str = "/storage/arrived";
 /// For each client.
