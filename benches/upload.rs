@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::driver::Runtime;
-use incoming::config::{Config, LogFormat};
+use incoming::config::{Config, DurabilityLevel, LogFormat};
 use incoming::server::Server;
 
 fn whole_upload(criterion: &mut Criterion) {
@@ -40,6 +40,7 @@ fn config(storage_dir: &Path, runtime: Runtime) -> Config {
     Config {
         listen: ([127, 0, 0, 1], 0).into(),
         storage_dir: storage_dir.to_owned(),
+        durability: DurabilityLevel::Synced,
         runtime,
         cores: Some(1),
         memory_bytes: 64 << 20,

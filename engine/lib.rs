@@ -7,6 +7,7 @@
 
 // Floor 0: plain data and memory.
 pub mod buffer;
+pub mod durability;
 pub mod error;
 pub mod limits;
 pub mod mask;
@@ -15,6 +16,7 @@ pub mod op;
 // Floor 1: one thing each, pure.
 pub mod handover;
 pub mod pool;
+pub mod record;
 pub mod ticket;
 pub mod timer;
 pub mod upload;

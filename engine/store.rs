@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+pub use crate::durability::{Durability, SyncMethod};
 pub use part::Finish;
 use part::{Goal, Part};
 
@@ -49,7 +50,7 @@ pub struct Store<M> {
 
 #[derive(Clone, Debug)]
 pub struct StoreConfig {
-    /// Files while they are received. Exists.
+    /// Files while they are received. Exists. Relative to the storage directory, as all paths are.
     pub parts_dir: PathBuf,
     /// Files that are handed over. Exists, on the same file system.
     pub arrived_dir: PathBuf,
@@ -75,7 +76,7 @@ pub enum StoreEvent {
     Room { upload: UploadKey },
     /// Everything below `offset_bytes` is written.
     Written { upload: UploadKey, offset_bytes: u64 },
-    /// The finished file lies at `path`, durably.
+    /// The finished file lies at `path`, durably. The path is the one of [`Finish`].
     Arrived { upload: UploadKey, path: PathBuf },
     /// Something could not be stored. What is written remains; the file is closed, and
     /// [`Store::attach`] goes on from there.

@@ -24,6 +24,7 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Absolute.
     pub storage_dir: PathBuf,
+    pub durability: DurabilityLevel,
     pub runtime: Runtime,
     /// Threads. `None`: one for each CPU that this process may use.
     pub cores: Option<u16>,
@@ -44,6 +45,15 @@ pub struct Config {
     pub log: String,
 }
 
+/// What an acknowledged byte survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DurabilityLevel {
+    /// A power cut.
+    Synced,
+    /// The end of the server, however sudden.
+    Written,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
     /// Text on a terminal, JSON otherwise.
@@ -55,9 +65,10 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 12] = [
+pub const KEYS: [(&str, &str); 13] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
+    ("durability", "synced"),
     ("runtime", "monoio"),
     ("cores", ""),
     ("memory", "64MiB"),
@@ -77,6 +88,7 @@ impl Config {
         let it = &mut reader;
         let listen = it.read("listen", parse_listen);
         let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
+        let durability = it.read("durability", |text| choose(text, &DURABILITY_LEVELS));
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
         let cores = it.read("cores", |text| match text {
             "" => Ok(None),
@@ -97,6 +109,7 @@ impl Config {
             Some(Self {
                 listen: listen?,
                 storage_dir: storage_dir?,
+                durability: durability?,
                 runtime: runtime?,
                 cores: cores?,
                 memory_bytes: memory_bytes?,
@@ -285,6 +298,8 @@ pub const SYSTEM_STORAGE_DIR: &str = "/var/lib/incoming";
 
 const RUNTIMES: [(&str, Runtime); 2] =
     [("monoio", Runtime::Monoio), ("tokio-uring", Runtime::TokioUring)];
+const DURABILITY_LEVELS: [(&str, DurabilityLevel); 2] =
+    [("synced", DurabilityLevel::Synced), ("written", DurabilityLevel::Written)];
 const BOOLEANS: [(&str, bool); 2] = [("true", true), ("false", false)];
 const LOG_FORMATS: [(&str, LogFormat); 3] =
     [("auto", LogFormat::Auto), ("text", LogFormat::Text), ("json", LogFormat::Json)];

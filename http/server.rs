@@ -1,6 +1,7 @@
 //! A running server: one thread for each core, one for everything else, and how they end.
 
 mod machine;
+mod medium;
 pub mod storage;
 
 use std::fmt;
@@ -12,9 +13,8 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::driver::{self, Backend, DirectSupport, Helper, Runtime, Sender, Setup};
+use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
 use engine::op::{CoreId, Machine};
-use engine::store::PARTS_NAME;
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -23,6 +23,7 @@ use crate::config::{Config, format_size};
 use crate::control::{Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
+use medium::Medium;
 use storage::{Storage, StorageError};
 
 /// A server whose cores are working.
@@ -96,11 +97,11 @@ impl Server {
         let system = |what| move |error| ServerError::System { what, error };
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
-        let storage = Storage::open(&config.storage_dir)
+        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE)
             .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
         let backend = choose_backend(config.runtime)?;
-        let direct = probe_direct(config);
-        warn_about(config, core_count, &storage);
+        let medium = Medium::probe(&storage.dir, config.durability);
+        warn_about(config, core_count);
         let listeners = machine::listen(config.listen, core_count)
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
@@ -108,7 +109,8 @@ impl Server {
         let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
             (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
         let (cores, receivers) = mailboxes.map_err(system("make a mailbox"))?;
-        let helper = Helper::start(backend).map_err(system("start the helper thread"))?;
+        let helper = Helper::start(backend, storage.dir.clone())
+            .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
         let (control, control_sender) = Control::new(config.callback_timeout, {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
@@ -132,7 +134,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, core, core_count, direct, loads.clone());
+            let config = worker_config(config, core, core_count, medium, loads.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -159,7 +161,7 @@ impl Server {
                 Backend::IoUring => "io_uring",
                 Backend::Epoll => "epoll",
             },
-            direct,
+            direct = medium.direct,
             cores = core_count,
             memory_total = format_size(u64::from(config.memory_bytes) * u64::from(core_count)),
             "ready"
@@ -259,14 +261,15 @@ fn worker_config(
     config: &Config,
     core: CoreId,
     core_count: u16,
-    direct: bool,
+    medium: Medium,
     loads: Arc<[AtomicU32]>,
 ) -> WorkerConfig {
     WorkerConfig {
         core,
         core_count,
         storage_dir: config.storage_dir.clone(),
-        direct,
+        direct: medium.direct,
+        durability: medium.durability,
         staging_bytes: config.memory_bytes,
         connections_max: config.connections_max,
         tickets_max: TICKETS_PER_CORE_MAX,
@@ -298,21 +301,7 @@ fn choose_backend(runtime: Runtime) -> Result<Backend, ServerError> {
     Ok(Backend::Epoll)
 }
 
-fn probe_direct(config: &Config) -> bool {
-    match driver::probe_direct(&config.storage_dir.join(PARTS_NAME)) {
-        Ok(DirectSupport::Direct) => true,
-        Ok(DirectSupport::Buffered(reason)) => {
-            tracing::info!(%reason, "writing through the page cache");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
-            false
-        }
-    }
-}
-
-fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
+fn warn_about(config: &Config, core_count: u16) {
     if rustix::process::geteuid().is_root() {
         tracing::warn!("running as root; a user of its own is enough for this server");
     }
@@ -321,13 +310,6 @@ fn warn_about(config: &Config, core_count: u16, storage: &Storage) {
             listen = %config.listen,
             "the network reaches the backend routes; let the proxy in front deny \
              /incoming/0.1/backend/ and /incoming/backend/"
-        );
-    }
-    if storage.leftover_count > 0 {
-        tracing::warn!(
-            files = storage.leftover_count,
-            dir = %config.storage_dir.join(PARTS_NAME).display(),
-            "unfinished files of earlier runs lie there and are left alone"
         );
     }
     let files_max = machine::raise_file_limit();
@@ -398,6 +380,8 @@ impl std::error::Error for ServerError {}
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
+/// A server that was just told to stop needs a moment for it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;

@@ -19,6 +19,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::buffer::Memory;
+use engine::durability::Durability;
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
 use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
@@ -61,6 +62,8 @@ pub struct WorkerConfig {
     pub storage_dir: PathBuf,
     /// Whether files there are written without the page cache.
     pub direct: bool,
+    /// What acknowledgements promise.
+    pub durability: Durability,
     /// Staging memory of this core, in bytes.
     pub staging_bytes: u32,
     /// Connections that this core holds at a time; further ones wait in the listener's queue.
@@ -87,8 +90,8 @@ impl Worker {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
-            parts_dir: config.storage_dir.join(PARTS_NAME),
-            arrived_dir: config.storage_dir.join(ARRIVED_NAME),
+            parts_dir: PARTS_NAME.into(),
+            arrived_dir: ARRIVED_NAME.into(),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
         })?;

@@ -10,12 +10,14 @@ use std::path::Path;
 /// Which floor a file stands on: the file of that name and the directory of that name.
 const FLOORS: &[(&str, u8)] = &[
     ("engine/buffer", 0),
+    ("engine/durability", 0),
     ("engine/error", 0),
     ("engine/limits", 0),
     ("engine/mask", 0),
     ("engine/op", 0),
     ("engine/handover", 1),
     ("engine/pool", 1),
+    ("engine/record", 1),
     ("engine/ticket", 1),
     ("engine/timer", 1),
     ("engine/upload", 1),

@@ -4,48 +4,48 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
 
-use rustix::fs::{
-    AtFlags, CWD, FallocateFlags, Mode, OFlags, RenameFlags, Uid, chmod, chown, fallocate, fsync,
-    ftruncate, open, renameat_with, statat, unlink,
-};
+use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno as OsError;
 
 use super::Backend;
+use super::directory::StorageDir;
 use super::mailbox::{Parcel, Sender};
-use crate::op::{Completion, Errno, FileId, Output, Token};
+use crate::op::{Completion, Errno, FileId, OpenHow, Output, Token};
 
 /// A handle to the helper threads; clone it for every core. They end with the last handle.
 #[derive(Clone, Debug)]
 pub struct Helper {
     calls: mpsc::Sender<Job>,
+    storage: Arc<StorageDir>,
     /// Under epoll only.
     writers: Option<mpsc::Sender<Job>>,
 }
 
 impl Helper {
-    /// Starts the thread for rare calls, and the writers where they are needed. Call it before a
-    /// core is pinned: threads begin where the one that starts them may run.
+    /// Starts the thread for rare calls, and the writers where they are needed. All paths of ops
+    /// are relative to `storage`. Call it before a core is pinned: threads begin where the one that
+    /// starts them may run.
     ///
     /// # Errors
     /// What starting a thread says (`EAGAIN`).
-    pub fn start(backend: Backend) -> io::Result<Self> {
+    pub fn start(backend: Backend, storage: Arc<StorageDir>) -> io::Result<Self> {
         let writers = match backend {
             Backend::IoUring => None,
             Backend::Epoll => Some(start_threads("writer", WRITER_COUNT)?),
         };
-        Ok(Self { calls: start_threads("helper", 1)?, writers })
+        Ok(Self { calls: start_threads("helper", 1)?, storage, writers })
     }
 
     pub(super) fn call<M>(&self, token: Token, call: Call, answer_to: &Sender<M>)
     where
         M: Send + 'static,
     {
-        let answer_to = answer_to.clone();
-        let sent = self.calls.send(Box::new(move || answer_to.put(call.run(token))));
+        let (storage, answer_to) = (self.storage.clone(), answer_to.clone());
+        let sent = self.calls.send(Box::new(move || answer_to.put(call.run(&storage, token))));
         assert!(sent.is_ok(), "the helper thread lives as long as its handles");
     }
 
@@ -70,38 +70,52 @@ impl Helper {
 /// One rare call.
 #[derive(Debug)]
 pub(super) enum Call {
-    Open { file: FileId, path: PathBuf, create: bool, direct: bool },
+    Open { file: FileId, path: PathBuf, how: OpenHow },
     Allocate { fd: OwnedFd, offset_bytes: u64, length_bytes: u64 },
     Truncate { fd: OwnedFd, length_bytes: u64 },
     SetOwner { path: PathBuf, mode: u32, owner_uid: Option<u32> },
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     SyncDirectory { path: PathBuf },
+    CheckStorage,
 }
 
 impl Call {
-    fn run<M>(self, token: Token) -> Parcel<M> {
+    fn run<M>(self, storage: &StorageDir, token: Token) -> Parcel<M> {
         let done = match self {
-            Self::Open { file, path, create, direct } => {
-                let result = open_file(&path, create, direct).map_err(errno);
-                return Parcel::Opened { token, file, direct, result };
+            Self::Open { file, path, how } => {
+                let result = storage.open_file(&path, how).map_err(|it| io_errno(&it));
+                return Parcel::Opened { token, file, how, result };
             }
             Self::Allocate { fd, offset_bytes, length_bytes } => {
-                retry(|| fallocate(&fd, FallocateFlags::empty(), offset_bytes, length_bytes))
+                let flags = FallocateFlags::empty();
+                let done = retry(|| fallocate(&fd, flags, offset_bytes, length_bytes));
+                done.map_err(io::Error::from)
             }
-            Self::Truncate { fd, length_bytes } => retry(|| ftruncate(&fd, length_bytes)),
-            Self::SetOwner { path, mode, owner_uid } => set_owner(&path, mode, owner_uid),
-            Self::Rename { from, to } => rename(&from, &to),
-            Self::Remove { path } => unlink(&path),
-            Self::SyncDirectory { path } => sync_directory(&path),
+            Self::Truncate { fd, length_bytes } => {
+                retry(|| ftruncate(&fd, length_bytes)).map_err(io::Error::from)
+            }
+            Self::SetOwner { path, mode, owner_uid } => storage.set_owner(&path, mode, owner_uid),
+            Self::Rename { from, to } => storage.rename(&from, &to),
+            Self::Remove { path } => storage.remove(&path),
+            Self::SyncDirectory { path } => storage.sync_directory(&path),
+            Self::CheckStorage => {
+                let result = Ok(Output::Storage(storage.state()));
+                return Parcel::Completion(Completion { token, result });
+            }
         };
-        let result = done.map(|()| Output::Done).map_err(errno);
+        let result = done.map(|()| Output::Done).map_err(|it| io_errno(&it));
         Parcel::Completion(Completion { token, result })
     }
 }
 
 pub(super) fn errno(error: OsError) -> Errno {
     Errno(error.raw_os_error())
+}
+
+/// What the kernel never said (a path with a NUL byte) is as good as an invalid argument.
+pub(super) fn io_errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EINVAL, Errno)
 }
 
 /// Calls again what a signal has interrupted.
@@ -123,40 +137,6 @@ pub(super) fn read_at(fd: impl AsFd, bytes: &mut [u8], offset_bytes: u64) -> Res
 /// The kernel moves less than 2 GiB at a time.
 pub(super) fn output_bytes(count: usize) -> Output {
     Output::Bytes(u32::try_from(count).expect("less than 2 GiB"))
-}
-
-fn open_file(path: &Path, create: bool, direct: bool) -> Result<OwnedFd, OsError> {
-    let mut flags = OFlags::RDWR | OFlags::CLOEXEC;
-    flags.set(OFlags::CREATE | OFlags::EXCL, create);
-    flags.set(OFlags::DIRECT, direct);
-    retry(|| open(path, flags, Mode::RUSR | Mode::WUSR))
-}
-
-fn set_owner(path: &Path, mode: u32, owner_uid: Option<u32>) -> Result<(), OsError> {
-    // The mode first: once the file belongs to another, only a privileged server may change it.
-    chmod(path, Mode::from_raw_mode(mode))?;
-    match owner_uid {
-        Some(uid) => chown(path, Some(Uid::from_raw(uid)), None),
-        None => Ok(()),
-    }
-}
-
-fn rename(from: &Path, to: &Path) -> Result<(), OsError> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // The file system (or a sandbox) does not know the flag. Looking first has a gap, which
-        // nobody uses: the server alone makes names in its directories.
-        Err(OsError::INVAL | OsError::NOSYS) => match statat(CWD, to, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(_) => Err(OsError::EXIST),
-            Err(OsError::NOENT) => rustix::fs::rename(from, to),
-            Err(error) => Err(error),
-        },
-        result => result,
-    }
-}
-
-fn sync_directory(path: &Path) -> Result<(), OsError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    fsync(open(path, flags, Mode::empty())?)
 }
 
 type Job = Box<dyn FnOnce() + Send>;

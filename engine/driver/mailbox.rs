@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::op::{Completion, Errno, FileId, Token};
+use crate::op::{Completion, Errno, FileId, OpenHow, Token};
 
 /// A new mailbox: many senders, one receiver.
 ///
@@ -99,7 +99,7 @@ pub(super) enum Parcel<M> {
     Mail(M),
     Completion(Completion),
     Accepted { token: Token, result: Result<(OwnedFd, SocketAddr), Errno> },
-    Opened { token: Token, file: FileId, direct: bool, result: Result<OwnedFd, Errno> },
+    Opened { token: Token, file: FileId, how: OpenHow, result: Result<OwnedFd, Errno> },
     Migrated { socket: OwnedFd, mail: M },
 }
 

@@ -6,15 +6,17 @@
 #![allow(unsafe_code)]
 
 mod alarm;
+mod directory;
 mod helper;
 mod lease;
 mod mailbox;
 mod monoio;
+mod probe_direct;
+mod probe_sync;
 mod pump;
 mod ring;
 mod slots;
 mod sockets;
-mod storage;
 mod tokio_uring;
 
 use std::fmt;
@@ -22,10 +24,12 @@ use std::io;
 use std::net::TcpListener;
 use std::str::FromStr;
 
+pub use self::directory::{Entry, StorageDir, sync_directory};
 pub use self::helper::Helper;
 pub use self::mailbox::{Receiver, Sender, mailbox};
+pub use self::probe_direct::{DirectSupport, WhyBuffered, probe_direct};
+pub use self::probe_sync::{SyncProbe, probe_dsync};
 pub use self::ring::{io_uring_remedy, probe_io_uring};
-pub use self::storage::{DirectSupport, WhyBuffered, probe_direct};
 use crate::op::Machine;
 
 /// What a core runs with.

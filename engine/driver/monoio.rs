@@ -15,8 +15,8 @@ use ::monoio::net::UnixStream;
 use ::monoio::time::Sleep;
 use ::monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
-use super::helper::{Helper, errno, output_bytes, read_at, retry, write_at};
-use super::pump::{FileIo, Hub, Kernel, Pump, Wait, io_errno};
+use super::helper::{Helper, errno, io_errno, output_bytes, read_at, retry, write_at};
+use super::pump::{FileIo, Hub, Kernel, Pump, Wait};
 use super::{Backend, Setup, ring};
 use crate::op::{Errno, Machine, Output, Token};
 

@@ -22,7 +22,8 @@ use rustix::net::Shutdown;
 
 use super::Setup;
 use super::alarm::Alarm;
-use super::helper::{Call, Helper, errno, read_at, write_at};
+use super::directory::unlock;
+use super::helper::{Call, Helper, errno, io_errno, read_at, write_at};
 use super::lease::Lease;
 use super::mailbox::{Parcel, Receiver, Sender};
 use super::slots::Slots;
@@ -97,7 +98,9 @@ pub(super) struct Pump<W: Machine, K: Kernel> {
 
 struct File<K: Kernel> {
     file: Rc<K::File>,
-    direct: bool,
+    /// Reads and writes may take long: they are not done on the spot.
+    waits: bool,
+    is_locked: bool,
 }
 
 impl<W: Machine, K: Kernel> Pump<W, K> {
@@ -215,13 +218,12 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Post { to: Address::Control, mail } => (self.control)(mail),
 
             Op::Open { file, path, how } => {
-                let OpenHow { create, direct, .. } = how;
-                self.call(token, Call::Open { file, path, create, direct });
+                self.call(token, Call::Open { file, path, how });
             }
             Op::Write { file, offset_bytes, bytes } => {
                 let lease = Lease::new(self.machine.memory(), bytes);
                 match self.file(file) {
-                    File { direct: true, .. } => {
+                    File { waits: true, .. } => {
                         self.start_io(token, file, FileIo::Write { lease, offset_bytes });
                     }
                     File { file, .. } => {
@@ -233,7 +235,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Read { file, offset_bytes, bytes } => {
                 let mut lease = Lease::new(self.machine.memory(), bytes);
                 match self.file(file) {
-                    File { direct: true, .. } => {
+                    File { waits: true, .. } => {
                         self.start_io(token, file, FileIo::Read { lease, offset_bytes });
                     }
                     File { file, .. } => {
@@ -251,6 +253,11 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             }
             Op::CloseFile { file } => {
                 let closed = self.files[file.0 as usize].take();
+                // The runtime closes the descriptor when its ring comes to it, too late for a
+                // machine that opens the file again at once.
+                if let Some(File { file, is_locked: true, .. }) = &closed {
+                    unlock(&**file);
+                }
                 debug_assert!(closed.is_some(), "{file:?} is not open");
             }
             Op::SetOwner { path, mode, owner_uid } => {
@@ -259,7 +266,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Rename { from, to } => self.call(token, Call::Rename { from, to }),
             Op::Remove { path } => self.call(token, Call::Remove { path }),
             Op::SyncDirectory { path } => self.call(token, Call::SyncDirectory { path }),
-            Op::CheckStorage => unreachable!("nobody asks yet"),
+            Op::CheckStorage => self.call(token, Call::CheckStorage),
         }
     }
 
@@ -339,9 +346,9 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
                 });
                 Event::Completion(Completion { token, result })
             }
-            Parcel::Opened { token, file, direct, result } => {
+            Parcel::Opened { token, file, how, result } => {
                 self.in_flight_count -= 1;
-                let result = result.and_then(|fd| self.opened(file, fd, direct));
+                let result = result.and_then(|fd| self.opened(file, fd, how));
                 Event::Completion(Completion { token, result })
             }
             Parcel::Migrated { socket, mail } => match self.adopt(socket) {
@@ -358,13 +365,17 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
         Ok(SocketId(self.sockets.insert(Rc::new(socket))))
     }
 
-    fn opened(&mut self, file: FileId, fd: OwnedFd, direct: bool) -> Result<Output, Errno> {
+    fn opened(&mut self, file: FileId, fd: OwnedFd, how: OpenHow) -> Result<Output, Errno> {
         let opened = Rc::new(K::adopt_file(fd).map_err(|it| io_errno(&it))?);
         let slot = file.0 as usize;
         if self.files.len() <= slot {
             self.files.resize_with(slot + 1, || None);
         }
-        let before = self.files[slot].replace(File { file: opened, direct });
+        let before = self.files[slot].replace(File {
+            file: opened,
+            waits: how.direct || how.dsync,
+            is_locked: how.lock,
+        });
         assert!(before.is_none(), "{file:?} is open already");
         Ok(Output::Done)
     }
@@ -410,7 +421,3 @@ async fn take_mail<K: Kernel, M>(
 }
 
 type Waiting<T> = Pin<Box<dyn Future<Output = T>>>;
-
-pub(super) fn io_errno(error: &io::Error) -> Errno {
-    error.raw_os_error().map_or(Errno::EIO, Errno)
-}

@@ -20,6 +20,11 @@ pub(super) struct Settings {
     #[arg(long, value_name = "DIR")]
     storage_dir: Option<String>,
 
+    /// When a chunk is acknowledged: synced (it survives a power cut) or written (it survives a
+    /// crash of the server) [default: synced]
+    #[arg(long, value_name = "LEVEL")]
+    durability: Option<String>,
+
     /// What the threads run on: monoio (io_uring, or epoll where that is refused) or tokio-uring
     /// [default: monoio]
     #[arg(long, value_name = "NAME")]
@@ -109,6 +114,7 @@ impl Settings {
         [
             ("listen", &self.listen),
             ("storage_dir", &self.storage_dir),
+            ("durability", &self.durability),
             ("runtime", &self.runtime),
             ("cores", &self.cores),
             ("memory", &self.memory),

@@ -29,6 +29,7 @@ fn works_without_any_file() {
         Config {
             listen: "127.0.0.1:4000".parse().unwrap(),
             storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
+            durability: DurabilityLevel::Synced,
             runtime: Runtime::Monoio,
             cores: None,
             memory_bytes: 64 << 20,
@@ -63,13 +64,14 @@ fn default_storage_dir() {
 fn reads_every_key_from_a_file() {
     let config = from_file(
         "# a comment\nlisten = '[::1]:0'\nstorage_dir = '/srv/in'\nruntime = 'tokio-uring'\n\
-         cores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
+         durability = 'written'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
          callback_timeout = '1s'\nfinish_timeout = '1h30m'\nbackend_behind_proxy = true\n\
          log_format = 'json'\nlog = 'warn,incoming=debug'\n",
     )
     .unwrap();
     assert_eq!(config.listen, "[::1]:0".parse().unwrap());
     assert_eq!(config.storage_dir, Path::new("/srv/in"));
+    assert_eq!(config.durability, DurabilityLevel::Written);
     assert_eq!(config.runtime, Runtime::TokioUring);
     assert_eq!(config.cores, Some(3));
     assert_eq!(config.memory_bytes, 1 << 30);
@@ -120,7 +122,10 @@ fn unknown_keys_stop_the_start() {
     );
     let text = error_text(from_file("workers = 4"));
     assert!(text.contains("line 1: workers = 4: this key is not known"), "{text}");
-    assert!(text.contains("remedy: remove it; known are listen, storage_dir, runtime"), "{text}");
+    assert!(
+        text.contains("remedy: remove it; known are listen, storage_dir, durability"),
+        "{text}"
+    );
     // A section is a key too.
     let text = error_text(from_file("[server]\nlisten = '127.0.0.1:1'"));
     assert!(text.contains("line 1: server"), "{text}");
@@ -161,6 +166,8 @@ fn every_wrong_value_says_what_to_write() {
         ("listen = 80", "not an IP address and a port", "write 127.0.0.1:80 for"),
         ("listen = '127.0.0.1'", "not an IP address and a port", "like 127.0.0.1:4000 or"),
         ("listen = '127.0.0.1:70000'", "not an IP address and a port", "like 127.0.0.1:4000"),
+        ("durability = 'sync'", "none of the possible values", "did you mean synced?"),
+        ("durability = 'disk'", "none of the possible values", "write one of synced, written"),
         ("runtime = 'tokio_uring'", "none of the possible values", "did you mean tokio-uring?"),
         ("runtime = 'glommio'", "none of the possible values", "write one of monoio, tokio-uring"),
         ("cores = 0", "out of range", "from 1 to 1024"),

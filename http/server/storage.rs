@@ -2,19 +2,24 @@
 //! Nothing that lies in it is ever changed or removed here.
 
 use std::fmt;
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{DirBuilder, File};
+use std::io::{self, ErrorKind, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use engine::driver::{StorageDir, sync_directory};
+use engine::op::OpenHow;
 use engine::store::{ARRIVED_NAME, PARTS_NAME};
 use rustix::fs::{FlockOperation, flock};
 
 /// A storage directory that this process may use, and nobody else while this lives.
 #[derive(Debug)]
 pub struct Storage {
-    /// Files of uploads that an earlier run did not finish. They are left alone.
-    pub leftover_count: usize,
+    pub dir: Arc<StorageDir>,
     /// Gives the lock back when it is closed.
     _lock: File,
 }
@@ -22,8 +27,8 @@ pub struct Storage {
 /// Why a storage directory cannot be used.
 #[derive(Debug)]
 pub enum StorageError {
-    /// It, or something on the way to it, is a file.
-    NotDirectory,
+    /// It, or something on the way to it or in it, is a file or a symbolic link.
+    NotDirectory(PathBuf),
     /// A server uses it. Its process id, if it could be read.
     Locked(Option<u32>),
     /// `parts/` and `arrived/` are on different file systems.
@@ -33,75 +38,105 @@ pub enum StorageError {
 }
 
 impl Storage {
-    /// Opens `dir`, which is absolute.
+    /// Opens `dir`, which is absolute. Where another server holds it, that one gets `patience` to
+    /// end.
     ///
     /// # Errors
     /// Whatever would later stop an upload: see [`StorageError`].
-    pub fn open(dir: &Path) -> Result<Self, StorageError> {
-        make_dir(dir, None)?;
-        let lock = lock(&dir.join(LOCK_NAME))?;
-        // Parts are nobody else's business. What has arrived is handed to web apps, which may take
-        // it away if they belong to the group.
-        make_dir(&dir.join(PARTS_NAME), Some(0o700))?;
-        make_dir(&dir.join(ARRIVED_NAME), Some(0o2775))?;
-        try_out(dir)?;
-        let leftover_count = count(&dir.join(PARTS_NAME))?;
-        Ok(Self { leftover_count, _lock: lock })
-    }
-}
-
-/// Makes a directory unless it exists. `mode` is set on a new one, whatever the umask is; an
-/// existing one keeps what its owner gave it.
-fn make_dir(path: &Path, mode: Option<u32>) -> Result<(), StorageError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let made = DirBuilder::new().recursive(true).mode(mode.unwrap_or(0o755)).create(path);
-    made.map_err(|error| match error.kind() {
-        ErrorKind::AlreadyExists | ErrorKind::NotADirectory => StorageError::NotDirectory,
-        _ => denied("make the directory", path)(error),
-    })?;
-    let Some(mode) = mode else { return Ok(()) };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode))
-        .map_err(denied("set the mode of", path))
-}
-
-fn lock(path: &Path) -> Result<File, StorageError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false).mode(0o600);
-    let mut file = options.open(path).map_err(denied("open the lock file", path))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let mut text = String::new();
-            let _ = (&mut file).take(PID_BYTES_MAX).read_to_string(&mut text);
-            return Err(StorageError::Locked(text.trim().parse().ok()));
+    pub fn open(dir: &Path, patience: Duration) -> Result<Self, StorageError> {
+        make_root(dir)?;
+        let mut storage = StorageDir::open(dir).map_err(denied("open", dir))?;
+        let lock = lock(&storage, patience)?;
+        for (name, mode) in LAYOUT {
+            storage.make_dir(name.as_ref(), mode).map_err(|error| match error.kind() {
+                ErrorKind::NotADirectory => StorageError::NotDirectory(dir.join(name)),
+                _ => denied("make the directory", &dir.join(name))(error),
+            })?;
         }
-        Err(error) => return Err(denied("lock", path)(error.into())),
+        storage.sync_directory(".".as_ref()).map_err(denied("sync", dir))?;
+        try_out(&storage)?;
+        Ok(Self { dir: Arc::new(storage), _lock: lock })
+    }
+}
+
+/// Makes the storage directory and what is missing on the way to it, durably.
+fn make_root(dir: &Path) -> Result<(), StorageError> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|it| !it.is_dir()).collect();
+    for path in missing.iter().rev() {
+        DirBuilder::new().mode(ROOT_MODE).create(path).map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists | ErrorKind::NotADirectory => {
+                StorageError::NotDirectory(path.to_path_buf())
+            }
+            _ => denied("make the directory", path)(error),
+        })?;
+        let parent = path.parent().unwrap_or(path);
+        sync_directory(parent).map_err(denied("sync", parent))?;
+    }
+    Ok(())
+}
+
+fn lock(storage: &StorageDir, patience: Duration) -> Result<File, StorageError> {
+    let path = storage.path().join(LOCK_NAME);
+    let mut file = open_or_make(storage, LOCK_NAME.as_ref())
+        .map(File::from)
+        .map_err(denied("open the lock file", &path))?;
+    let give_up = Instant::now() + patience;
+    let mut is_first = true;
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => break,
+            Err(rustix::io::Errno::INTR) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let _ = file.rewind();
+                let _ = (&mut file).take(PID_BYTES_MAX).read_to_string(&mut text);
+                let pid = text.trim().parse().ok();
+                if Instant::now() >= give_up {
+                    return Err(StorageError::Locked(pid));
+                }
+                if std::mem::take(&mut is_first) {
+                    tracing::info!(
+                        pid,
+                        "another server uses the storage directory; waiting for it"
+                    );
+                }
+                thread::sleep(LOCK_PAUSE);
+            }
+            Err(error) => return Err(denied("lock", &path)(error.into())),
+        }
     }
     // Only for the message of a second server; the lock itself is the kernel's.
-    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
-    written.map_err(denied("write", path))?;
+    let text = format!("{}\n", std::process::id());
+    let written = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
+    written.map_err(denied("write", &path))?;
     Ok(file)
 }
 
-/// Does once what every upload does: makes a part and moves it to where it has arrived.
-fn try_out(dir: &Path) -> Result<(), StorageError> {
-    let from = dir.join(PARTS_NAME).join(TRIAL_NAME);
-    let to = dir.join(ARRIVED_NAME).join(TRIAL_NAME);
-    let _ = fs::remove_file(&from);
-    fs::write(&from, b"").map_err(denied("make a file in", &dir.join(PARTS_NAME)))?;
-    let moved = fs::rename(&from, &to);
-    let removed = fs::remove_file(if moved.is_ok() { &to } else { &from });
-    moved.map_err(|error| match error.kind() {
-        ErrorKind::CrossesDevices => StorageError::Divided,
-        _ => denied("make a file in", &dir.join(ARRIVED_NAME))(error),
-    })?;
-    removed.map_err(denied("remove a file from", &dir.join(ARRIVED_NAME)))
+/// Opens a file of the storage directory, made if it is missing (mode 0600).
+fn open_or_make(storage: &StorageDir, path: &Path) -> io::Result<OwnedFd> {
+    let create = OpenHow { create: true, ..OpenHow::default() };
+    match storage.open_file(path, create) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            storage.open_file(path, OpenHow::default())
+        }
+        result => result,
+    }
 }
 
-fn count(path: &Path) -> Result<usize, StorageError> {
-    fs::read_dir(path).map(Iterator::count).map_err(denied("list", path))
+/// Does once what every upload does: makes a part and moves it to where it has arrived.
+fn try_out(storage: &StorageDir) -> Result<(), StorageError> {
+    let [from, to] = [PARTS_NAME, ARRIVED_NAME].map(|it| Path::new(it).join(TRIAL_NAME));
+    let [parts, arrived] = [PARTS_NAME, ARRIVED_NAME].map(|it| storage.path().join(it));
+    open_or_make(storage, &from).map_err(denied("make a file in", &parts))?;
+    // A killed process may have left it behind.
+    let _ = storage.remove(&to);
+    let moved = storage.rename(&from, &to);
+    let removed = storage.remove(if moved.is_ok() { &to } else { &from });
+    moved.map_err(|error| match error.kind() {
+        ErrorKind::CrossesDevices => StorageError::Divided,
+        _ => denied("make a file in", &arrived)(error),
+    })?;
+    removed.map_err(denied("remove a file from", &arrived))
 }
 
 fn denied(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
@@ -113,7 +148,7 @@ impl StorageError {
     /// What the operator can do about it.
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NotDirectory => "give a directory, or a path where one can be made",
+            Self::NotDirectory(_) => "give a directory, or a path where one can be made",
             Self::Locked(_) => "stop that server, or give this one a directory of its own",
             Self::Divided => "mount the file system on the storage directory itself",
             Self::Denied { error, .. } => match error.kind() {
@@ -131,7 +166,7 @@ impl StorageError {
 impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotDirectory => f.write_str("it is not a directory"),
+            Self::NotDirectory(path) => write!(f, "{} is not a directory", path.display()),
             Self::Locked(Some(pid)) => write!(f, "another server uses it (process {pid})"),
             Self::Locked(None) => f.write_str("another server uses it"),
             Self::Divided => write!(
@@ -148,13 +183,29 @@ impl fmt::Display for StorageError {
 
 impl std::error::Error for StorageError {}
 
+/// The journals' directory.
+pub const JOURNAL_NAME: &str = "journal";
+
+/// Parts and journals are nobody else's business. What has arrived is handed to web apps, which may
+/// take it away if they belong to the group.
+const LAYOUT: [(&str, u32); 3] =
+    [(PARTS_NAME, 0o700), (ARRIVED_NAME, 0o2775), (JOURNAL_NAME, 0o700)];
+const ROOT_MODE: u32 = 0o755;
 const LOCK_NAME: &str = "lock";
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 const TRIAL_NAME: &str = ".trial";
 const PID_BYTES_MAX: u64 = 20;
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::*;
+
+    fn open(dir: &Path) -> Result<Storage, StorageError> {
+        Storage::open(dir, Duration::ZERO)
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -164,9 +215,10 @@ mod tests {
     fn makes_what_is_missing() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("a/b");
-        let storage = Storage::open(&dir).unwrap();
-        assert_eq!(storage.leftover_count, 0);
+        let storage = open(&dir).unwrap();
+        assert_eq!(storage.dir.path(), dir);
         assert_eq!(mode(&dir.join("parts")), 0o700);
+        assert_eq!(mode(&dir.join("journal")), 0o700);
         assert_eq!(mode(&dir.join("arrived")), 0o2775);
         assert_eq!(fs::read_dir(dir.join("arrived")).unwrap().count(), 0);
     }
@@ -174,14 +226,13 @@ mod tests {
     #[test]
     fn leaves_everything_that_is_there() {
         let temp = tempfile::tempdir().unwrap();
-        drop(Storage::open(temp.path()).unwrap());
+        drop(open(temp.path()).unwrap());
         fs::set_permissions(temp.path().join("arrived"), fs::Permissions::from_mode(0o2770))
             .unwrap();
         for name in ["parts/one", "parts/two", "arrived/three", "other"] {
             fs::write(temp.path().join(name), name).unwrap();
         }
-        let storage = Storage::open(temp.path()).unwrap();
-        assert_eq!(storage.leftover_count, 2);
+        open(temp.path()).unwrap();
         assert_eq!(mode(&temp.path().join("arrived")), 0o2770);
         for name in ["parts/one", "parts/two", "arrived/three", "other"] {
             assert_eq!(fs::read_to_string(temp.path().join(name)).unwrap(), name);
@@ -191,14 +242,14 @@ mod tests {
     #[test]
     fn one_server_at_a_time() {
         let temp = tempfile::tempdir().unwrap();
-        let first = Storage::open(temp.path()).unwrap();
-        let error = Storage::open(temp.path()).unwrap_err();
+        let first = open(temp.path()).unwrap();
+        let error = open(temp.path()).unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("another server uses it (process {})", std::process::id())
         );
         drop(first);
-        Storage::open(temp.path()).unwrap();
+        open(temp.path()).unwrap();
     }
 
     #[test]
@@ -207,11 +258,11 @@ mod tests {
         let file = temp.path().join("file");
         fs::write(&file, "").unwrap();
         for path in [file.clone(), file.join("below")] {
-            let error = Storage::open(&path).unwrap_err();
-            assert!(matches!(error, StorageError::NotDirectory), "{error}");
+            let error = open(&path).unwrap_err();
+            assert!(matches!(error, StorageError::NotDirectory(_)), "{error}");
         }
         // Nobody can make directories in /proc, not even root.
-        let error = Storage::open(Path::new("/proc/incoming")).unwrap_err();
+        let error = open(Path::new("/proc/incoming")).unwrap_err();
         assert!(
             error.to_string().starts_with("cannot make the directory /proc/incoming: "),
             "{error}"
@@ -219,6 +270,22 @@ mod tests {
         let blocked = temp.path().join("blocked");
         fs::create_dir(&blocked).unwrap();
         fs::write(blocked.join("parts"), "").unwrap();
-        assert!(matches!(Storage::open(&blocked), Err(StorageError::NotDirectory)));
+        let error = open(&blocked).unwrap_err();
+        assert!(matches!(error, StorageError::NotDirectory(it) if it == blocked.join("parts")));
+        // What is behind a symbolic link would not be looked after.
+        fs::remove_file(blocked.join("parts")).unwrap();
+        symlink(temp.path(), blocked.join("parts")).unwrap();
+        assert!(matches!(open(&blocked), Err(StorageError::NotDirectory(_))));
+    }
+
+    #[test]
+    fn waits_for_a_server_that_ends() {
+        let temp = tempfile::tempdir().unwrap();
+        let first = open(temp.path()).unwrap();
+        let path = temp.path().to_owned();
+        let second = thread::spawn(move || Storage::open(&path, Duration::from_secs(60)));
+        thread::sleep(2 * LOCK_PAUSE);
+        drop(first);
+        second.join().unwrap().unwrap();
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use engine::buffer::Memory;
+use engine::durability::Durability;
 use engine::limits::{BLOCK_BYTES, RECEIVE_BUFFER_BYTES};
 use engine::op::{Event, Op, Token};
 use rustix::process::{Pid, Signal, kill_process};
@@ -84,7 +85,7 @@ fn starts_listens_and_stops() {
     TcpStream::connect(server.address()).unwrap();
     server.stopper().stop();
     server.run().unwrap();
-    assert!(Storage::open(temp.path()).is_ok(), "the lock is given back");
+    assert!(Storage::open(temp.path(), Duration::ZERO).is_ok(), "the lock is given back");
 }
 
 #[test]
@@ -103,7 +104,8 @@ fn ids_are_drawn_at_random() {
     let temp = tempfile::tempdir().unwrap();
     let config = config(temp.path());
     let loads: Arc<[AtomicU32]> = Arc::new([AtomicU32::new(0)]);
-    let mut it = worker_config(&config, CoreId(0), 1, false, loads);
+    let medium = Medium { direct: false, durability: Durability::Written };
+    let mut it = worker_config(&config, CoreId(0), 1, medium, loads);
     let (first, second) = ((it.draw_id)(), (it.draw_id)());
     assert!(first != second);
     assert_eq!(&first.to_string()[14..15], "4", "a version 4 UUID");

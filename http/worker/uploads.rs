@@ -191,6 +191,7 @@ impl Worker {
             StoreEvent::Arrived { upload, path } => {
                 let Some((id, _)) = self.owner(upload) else { return };
                 info!(upload = %id.short(), "arrived");
+                let path = self.config.storage_dir.join(path);
                 self.tell(id, Outcome::Arrived { path });
             }
             StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),
@@ -239,7 +240,7 @@ impl Worker {
         }
         ticket.state = State::Storing;
         let finish = Finish {
-            path: arrived_path(&self.config.storage_dir.join(ARRIVED_NAME), id),
+            path: arrived_path(ARRIVED_NAME.as_ref(), id),
             // As the original: an app that takes the file away itself may also write it.
             mode: if ticket.new.remove_when_finished { 0o644 } else { 0o770 },
             owner_uid: ticket.new.owner_uid.filter(|_| !ticket.new.remove_when_finished),

@@ -100,11 +100,11 @@ impl Upload {
     }
 
     pub(crate) fn part_path(&self) -> PathBuf {
-        PathBuf::from(STORAGE_DIR).join("parts").join(self.ticket.unwrap().to_string())
+        PathBuf::from("parts").join(self.ticket.unwrap().to_string())
     }
 
     pub(crate) fn arrived_path(&self) -> PathBuf {
-        PathBuf::from(STORAGE_DIR).join("arrived").join(self.ticket.unwrap().to_string())
+        PathBuf::from("arrived").join(self.ticket.unwrap().to_string())
     }
 
     /// What lies on the disk, as long as it has to.

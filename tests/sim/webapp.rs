@@ -1,5 +1,6 @@
 //! A web app: its requests to the server, and its answers to callbacks.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Callback, Outcome};
@@ -10,7 +11,7 @@ use incoming::mail::Mail;
 use crate::core::{Core, Outbox, Sent, core_index};
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
-use crate::upload::{Plan, Upload};
+use crate::upload::{Plan, STORAGE_DIR, Upload};
 
 /// One HTTP request on a connection of its own.
 #[derive(Debug)]
@@ -96,9 +97,10 @@ impl Told {
                 assert!(!upload.was_cancelled_by_app && upload.cancel_told.is_none());
                 assert!(!upload.is_handed_over, "it has it");
                 assert_eq!(callback.filename_from_browser, "a \"file\"");
-                assert_eq!(*path, upload.arrived_path());
-                assert!(core.disk.data(path).unwrap() == upload.bytes, "the file is the file");
-                core.disk.assert_durable(path, upload.part_path().parent().unwrap());
+                let arrived = upload.arrived_path();
+                assert_eq!(*path, Path::new(STORAGE_DIR).join(&arrived));
+                assert!(core.disk.data(&arrived).unwrap() == upload.bytes, "the file is the file");
+                core.disk.assert_durable(&arrived, upload.part_path().parent().unwrap());
                 upload.has_arrived = true;
             }
             Outcome::Cancelled { reason } => {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
+use engine::durability::Durability;
 use engine::op::{Address, CoreId, Machine};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
@@ -50,6 +51,7 @@ impl World {
                 core_count: CORE_COUNT,
                 storage_dir: STORAGE_DIR.into(),
                 direct,
+                durability: Durability::Written,
                 staging_bytes,
                 connections_max,
                 tickets_max: 1000,

@@ -1,7 +1,6 @@
 //! Files, with and without the page cache.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::Path;
 
 use incoming_engine::buffer::Slice;
 use incoming_engine::limits::{BLOCK_BYTES, LEASE_BYTES_MAX};
@@ -24,11 +23,10 @@ const FILE: FileId = FileId(3);
 
 fn writes_directly_with_a_padded_tail(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut cores = Cores::start(variant, 1);
-    let path = directory.path().join("direct");
+    let mut cores = Cores::start_in(directory.path(), variant, 1);
     let open = Op::Open {
         file: FILE,
-        path: path.clone(),
+        path: "direct".into(),
         how: OpenHow { create: true, direct: true, ..OpenHow::default() },
     };
     assert_eq!(
@@ -69,17 +67,16 @@ fn writes_directly_with_a_padded_tail(variant: Variant) {
     assert_eq!(cores.run(unaligned), Err(Errno::EINVAL));
     cores.start_op(0, Op::CloseFile { file: FILE });
     cores.stop();
-    assert!(std::fs::read(path).unwrap() == bytes);
+    assert!(std::fs::read(directory.path().join("direct")).unwrap() == bytes);
 }
 
 fn writes_through_the_page_cache(variant: Variant) {
     for parent in [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"] {
         let directory = TempDir::new_in(parent).unwrap();
-        let path = directory.path().join("buffered");
-        let mut cores = Cores::start(variant, 1);
+        let mut cores = Cores::start_in(directory.path(), variant, 1);
         let open = Op::Open {
             file: FILE,
-            path: path.clone(),
+            path: "buffered".into(),
             how: OpenHow { create: true, direct: false, ..OpenHow::default() },
         };
         assert_eq!(cores.run(open), Ok(Output::Done));
@@ -94,24 +91,22 @@ fn writes_through_the_page_cache(variant: Variant) {
         let read = Op::Read { file: FILE, offset_bytes: 3, bytes: back };
         assert_eq!(cores.run(read), Ok(Output::Bytes(back.length)));
         assert!(cores.show(back) == bytes);
-        let sync = Op::SyncDirectory { path: directory.path().into() };
-        assert_eq!(cores.run(sync), Ok(Output::Done));
+        assert_eq!(cores.run(Op::SyncDirectory { path: ".".into() }), Ok(Output::Done));
         cores.stop();
-        assert!(std::fs::read(path).unwrap()[3..] == bytes);
+        assert!(std::fs::read(directory.path().join("buffered")).unwrap()[3..] == bytes);
     }
 }
 
 fn writes_many_at_once(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut cores = Cores::start(variant, 1);
+    let mut cores = Cores::start_in(directory.path(), variant, 1);
     let bytes = pattern(4 * LEASE_BYTES_MAX as usize, 5);
     cores.fill(Slice { start: 0, length: bytes.len() as u32 }, &bytes);
-    let paths: Vec<_> = (0..4).map(|it: u32| directory.path().join(it.to_string())).collect();
-    for (index, path) in paths.iter().enumerate() {
-        let file = FileId(index as u32);
+    for index in 0..4 {
+        let file = FileId(index);
         let open = Op::Open {
             file,
-            path: path.clone(),
+            path: index.to_string().into(),
             how: OpenHow { create: true, direct: true, ..OpenHow::default() },
         };
         assert_eq!(cores.run(open), Ok(Output::Done));
@@ -127,40 +122,42 @@ fn writes_many_at_once(variant: Variant) {
         assert_eq!(cores.wait(number), Ok(Output::Bytes(LEASE_BYTES_MAX)));
     }
     cores.stop();
-    paths.iter().for_each(|it| assert!(std::fs::read(it).unwrap() == bytes));
+    for index in 0..4 {
+        assert!(std::fs::read(directory.path().join(index.to_string())).unwrap() == bytes);
+    }
 }
 
 fn opens_only_what_it_should(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let mut cores = Cores::start(variant, 1);
-    let open = |path: &Path, create| Op::Open {
+    let mut cores = Cores::start_in(directory.path(), variant, 1);
+    let open = |create| Op::Open {
         file: FILE,
-        path: path.into(),
+        path: "it".into(),
         how: OpenHow { create, direct: false, ..OpenHow::default() },
     };
-    let path = directory.path().join("it");
-    assert_eq!(cores.run(open(&path, false)), Err(Errno::ENOENT));
-    assert_eq!(cores.run(open(&path, true)), Ok(Output::Done));
-    assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(cores.run(open(false)), Err(Errno::ENOENT));
+    assert_eq!(cores.run(open(true)), Ok(Output::Done));
+    let metadata = std::fs::metadata(directory.path().join("it")).unwrap();
+    assert_eq!(metadata.mode() & 0o7777, 0o600);
     cores.start_op(0, Op::CloseFile { file: FILE });
-    assert_eq!(cores.run(open(&path, true)), Err(Errno::EEXIST));
-    assert_eq!(cores.run(open(&path, false)), Ok(Output::Done));
+    assert_eq!(cores.run(open(true)), Err(Errno::EEXIST));
+    assert_eq!(cores.run(open(false)), Ok(Output::Done));
 }
 
 fn renames_without_replacing(variant: Variant) {
     for parent in [env!("CARGO_TARGET_TMPDIR"), "/dev/shm"] {
         let directory = TempDir::new_in(parent).unwrap();
-        let [from, to, third] = ["from", "to", "third"].map(|it| directory.path().join(it));
-        let mut cores = Cores::start(variant, 1);
-        std::fs::write(&from, "new").unwrap();
-        std::fs::write(&to, "old").unwrap();
-        let rename = Op::Rename { from: from.clone(), to: to.clone() };
-        assert_eq!(cores.run(rename), Err(Errno::EEXIST));
-        assert_eq!(std::fs::read(&to).unwrap(), b"old");
-        let rename = Op::Rename { from: from.clone(), to: third.clone() };
-        assert_eq!(cores.run(rename), Ok(Output::Done));
-        assert_eq!(std::fs::read(&third).unwrap(), b"new");
-        assert_eq!(cores.run(Op::Rename { from, to: third }), Err(Errno::ENOENT));
+        let absolute = |name| directory.path().join(name);
+        let mut cores = Cores::start_in(directory.path(), variant, 1);
+        std::fs::create_dir(absolute("sub")).unwrap();
+        std::fs::write(absolute("from"), "new").unwrap();
+        std::fs::write(absolute("sub/to"), "old").unwrap();
+        let rename = |from: &str, to: &str| Op::Rename { from: from.into(), to: to.into() };
+        assert_eq!(cores.run(rename("from", "sub/to")), Err(Errno::EEXIST));
+        assert_eq!(std::fs::read(absolute("sub/to")).unwrap(), b"old");
+        assert_eq!(cores.run(rename("from", "sub/third")), Ok(Output::Done));
+        assert_eq!(std::fs::read(absolute("sub/third")).unwrap(), b"new");
+        assert_eq!(cores.run(rename("from", "sub/third")), Err(Errno::ENOENT));
     }
 }
 
@@ -168,28 +165,24 @@ fn sets_mode_and_owner_and_removes(variant: Variant) {
     let directory = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let path = directory.path().join("it");
     std::fs::write(&path, "").unwrap();
-    let mut cores = Cores::start(variant, 1);
+    let mut cores = Cores::start_in(directory.path(), variant, 1);
     let own = std::fs::metadata(&path).unwrap().uid();
-    let set = |mode, owner_uid| Op::SetOwner { path: path.clone(), mode, owner_uid };
+    let set = |mode, owner_uid| Op::SetOwner { path: "it".into(), mode, owner_uid };
     for (mode, owner_uid) in [(0o644, None), (0o770, Some(own))] {
         assert_eq!(cores.run(set(mode, owner_uid)), Ok(Output::Done));
         let permissions = std::fs::metadata(&path).unwrap().permissions();
         assert_eq!(permissions.mode() & 0o7777, mode);
     }
-    let remove = || Op::Remove { path: path.clone() };
+    let remove = || Op::Remove { path: "it".into() };
     assert_eq!(cores.run(remove()), Ok(Output::Done));
     assert_eq!(cores.run(remove()), Err(Errno::ENOENT));
     assert_eq!(cores.run(set(0o600, None)), Err(Errno::ENOENT));
 }
 
 fn reports_what_a_file_system_refuses(variant: Variant) {
-    let mut cores = Cores::start(variant, 1);
+    let mut cores = Cores::start_in("/dev".as_ref(), variant, 1);
     // A device that is always full.
-    let open = Op::Open {
-        file: FILE,
-        path: "/dev/full".into(),
-        how: OpenHow { create: false, direct: false, ..OpenHow::default() },
-    };
+    let open = Op::Open { file: FILE, path: "full".into(), how: OpenHow::default() };
     assert_eq!(cores.run(open), Ok(Output::Done));
     let write = Op::Write { file: FILE, offset_bytes: 0, bytes: Slice { start: 0, length: 10 } };
     assert_eq!(cores.run(write), Err(Errno::ENOSPC));

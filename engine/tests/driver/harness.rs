@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::mpsc;
+use std::path::Path;
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use incoming_engine::buffer::{Memory, Slice};
-use incoming_engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
+use incoming_engine::driver::{self, Backend, Helper, Runtime, Sender, Setup, StorageDir};
 use incoming_engine::limits::RECEIVE_BUFFER_BYTES;
 use incoming_engine::op::{
     Address, Completion, CoreId, Errno, Event, Machine, Op, Output, SocketId, SocketOp, Token,
@@ -58,9 +59,26 @@ pub(crate) struct Cores {
 }
 
 impl Cores {
-    pub(crate) fn start((runtime, backend): Variant, count: usize) -> Self {
+    /// For tests that have no business with files.
+    pub(crate) fn start(variant: Variant, count: usize) -> Self {
+        Self::start_in("/".as_ref(), variant, count)
+    }
+
+    /// With a storage directory.
+    pub(crate) fn start_in(dir: &Path, variant: Variant, count: usize) -> Self {
+        Self::start_on(StorageDir::open(dir).unwrap(), variant, count)
+    }
+
+    /// One core, with a storage directory in which these directories are made and watched.
+    pub(crate) fn start_watching(dir: &Path, names: &[&str], variant: Variant) -> Self {
+        let mut storage = StorageDir::open(dir).unwrap();
+        names.iter().for_each(|it| storage.make_dir(it.as_ref(), 0o700).unwrap());
+        Self::start_on(storage, variant, 1)
+    }
+
+    fn start_on(storage: StorageDir, (runtime, backend): Variant, count: usize) -> Self {
         let (report, reports) = mpsc::channel();
-        let helper = Helper::start(backend).unwrap();
+        let helper = Helper::start(backend, Arc::new(storage)).unwrap();
         let (mailboxes, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| driver::mailbox::<Mail>().unwrap()).unzip();
         let mut addresses = Vec::new();

@@ -5,6 +5,7 @@ mod harness;
 mod panics;
 mod refused;
 mod sockets;
+mod storage;
 
 /// Makes each function a test of every variant.
 macro_rules! on_every_variant {

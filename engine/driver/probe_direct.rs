@@ -8,13 +8,12 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, StatFs, StatxFlags, fcntl_getfl, fcntl_setfl, fstatfs, open, statx,
-    unlink,
-};
+use rustix::fs::{AtFlags, OFlags, StatFs, StatxFlags, fcntl_getfl, fcntl_setfl, fstatfs, statx};
 
+use super::directory::StorageDir;
 use crate::buffer::{Memory, Slice};
 use crate::limits::BLOCK_BYTES;
+use crate::op::OpenHow;
 
 /// How files of a directory are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,18 +37,13 @@ pub enum WhyBuffered {
     TrialFailed { errno: i32 },
 }
 
-/// Asks the file system of `directory`, with a file that is made there and removed.
+/// Asks the file system of `storage`, with a file that is made in `directory` and removed.
 ///
 /// # Errors
 /// The file could not be made: the directory is not there or not writable, or the disk is full.
-pub fn probe_direct(directory: &Path) -> io::Result<DirectSupport> {
-    let path = directory.join(format!(".direct-probe-{}", std::process::id()));
-    // Not exclusively: a killed process of the same number may have left it behind.
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = open(&path, flags, Mode::RUSR | Mode::WUSR)?;
-    let asked = statx(CWD, &path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::DIOALIGN);
-    unlink(&path)?;
-
+pub fn probe_direct(storage: &StorageDir, directory: &Path) -> io::Result<DirectSupport> {
+    let file = storage.probe_file(directory, OpenHow::default())?;
+    let asked = statx(&file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
     // Without statx (kernels before 4.11, old sandboxes) nothing is said either.
     if let Ok(it) = asked
         && StatxFlags::from_bits_retain(it.stx_mask).contains(StatxFlags::DIOALIGN)
@@ -130,15 +124,16 @@ mod tests {
         let directory = tempfile::TempDir::new_in("/dev/shm").unwrap();
         let kind = 0x0102_1994;
         let tmpfs = DirectSupport::Buffered(WhyBuffered::KindUnknown { kind });
-        let left_behind = directory.path().join(format!(".direct-probe-{}", std::process::id()));
-        std::fs::write(left_behind, "by a killed process").unwrap();
-        assert_eq!(probe_direct(directory.path()).unwrap(), tmpfs);
+        std::fs::write(directory.path().join(".probe"), "by a killed process").unwrap();
+        let storage = StorageDir::open(directory.path()).unwrap();
+        assert_eq!(probe_direct(&storage, ".".as_ref()).unwrap(), tmpfs);
         assert_eq!(directory.path().read_dir().unwrap().count(), 0);
     }
 
     #[test]
     fn needs_a_directory() {
-        let error = probe_direct(Path::new("/nonexistent")).unwrap_err();
+        let storage = StorageDir::open("/".as_ref()).unwrap();
+        let error = probe_direct(&storage, "nonexistent".as_ref()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 }

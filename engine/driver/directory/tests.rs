@@ -1,0 +1,118 @@
+//! No path leads out of the directory, with and without openat2.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use super::*;
+
+fn names(storage: &StorageDir, path: &str) -> Vec<OsString> {
+    let mut names: Vec<_> =
+        storage.files(path.as_ref()).unwrap().into_iter().map(|it| it.name).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn both_ways_of_opening_agree() {
+    let temp = tempfile::tempdir().unwrap();
+    let outside = temp.path().join("outside");
+    let root = temp.path().join("root");
+    fs::create_dir_all(root.join("sub/deep")).unwrap();
+    fs::create_dir(&outside).unwrap();
+    for path in ["file", "sub/file", "sub/deep/file", "../outside/file"] {
+        fs::write(root.join(path), "").unwrap();
+    }
+    symlink(outside.join("file"), root.join("link")).unwrap();
+    symlink("file", root.join("link-within")).unwrap();
+    symlink(&outside, root.join("dir-link")).unwrap();
+    symlink("sub", root.join("dir-link-within")).unwrap();
+    let storage = StorageDir::open(&root).unwrap();
+    let absolute = root.join("file");
+    for (path, is_allowed) in [
+        ("file", true),
+        ("./file", true),
+        ("sub/file", true),
+        ("sub/deep/file", true),
+        (absolute.to_str().unwrap(), false),
+        ("../outside/file", false),
+        ("sub/../file/../../outside/file", false),
+        ("link", false),
+        ("link-within", false),
+        ("dir-link/file", false),
+        ("dir-link-within/file", false),
+        ("nothing", false),
+        ("file/below", false),
+        ("", false),
+    ] {
+        let path = Path::new(path);
+        for result in [
+            storage.resolve(path, OFlags::RDWR, Mode::empty()),
+            storage.resolve_stepwise(path, OFlags::RDWR, Mode::empty()),
+        ] {
+            assert_eq!(result.is_ok(), is_allowed, "{}: {result:?}", path.display());
+        }
+    }
+    // Nothing is made through a link either.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+    for path in ["link", "dir-link/new", "../outside/new"] {
+        for result in [
+            storage.resolve(path.as_ref(), flags, Mode::RUSR),
+            storage.resolve_stepwise(path.as_ref(), flags, Mode::RUSR),
+        ] {
+            assert!(result.is_err(), "{path}");
+        }
+    }
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
+}
+
+#[test]
+fn makes_directories_with_their_mode_and_keeps_those_that_are_there() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut storage = StorageDir::open(temp.path()).unwrap();
+    let mode = |name| fs::metadata(temp.path().join(name)).unwrap().permissions().mode() & 0o7777;
+    for _ in 0..2 {
+        storage.make_dir("it".as_ref(), 0o2775).unwrap();
+        assert_eq!(mode("it"), 0o2775);
+    }
+    fs::set_permissions(temp.path().join("it"), fs::Permissions::from_mode(0o700)).unwrap();
+    storage.make_dir("it".as_ref(), 0o2775).unwrap();
+    assert_eq!(mode("it"), 0o700);
+    fs::write(temp.path().join("file"), "").unwrap();
+    symlink("it", temp.path().join("link")).unwrap();
+    for name in ["file", "link"] {
+        let error = storage.make_dir(name.as_ref(), 0o700).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotADirectory, "{name}");
+    }
+}
+
+#[test]
+fn lists_regular_files_only() {
+    let temp = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "link's target"] {
+        fs::write(temp.path().join(name), "").unwrap();
+    }
+    fs::create_dir(temp.path().join("dir")).unwrap();
+    symlink("a", temp.path().join("link")).unwrap();
+    let storage = StorageDir::open(temp.path()).unwrap();
+    assert_eq!(names(&storage, "."), ["a", "b", "link's target"]);
+    assert!(names(&storage, "dir").is_empty());
+    assert!(storage.files("link".as_ref()).is_err());
+    let modified = storage.files(".".as_ref()).unwrap()[0].modified;
+    assert!(modified.elapsed().unwrap() < Duration::from_secs(3600));
+}
+
+#[test]
+fn the_directory_itself_may_be_reached_through_a_link() {
+    let temp = tempfile::tempdir().unwrap();
+    let link = temp.path().join("link");
+    fs::create_dir(temp.path().join("real")).unwrap();
+    symlink("real", &link).unwrap();
+    let mut storage = StorageDir::open(&link).unwrap();
+    storage.make_dir("parts".as_ref(), 0o700).unwrap();
+    assert_eq!(storage.state().health, StorageHealth::Good);
+    // The link leads elsewhere now.
+    fs::create_dir_all(temp.path().join("other/parts")).unwrap();
+    fs::remove_file(&link).unwrap();
+    symlink("other", &link).unwrap();
+    assert_eq!(storage.state().health, StorageHealth::Gone);
+}

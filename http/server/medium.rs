@@ -1,0 +1,80 @@
+//! How this storage directory is written, found out once at start.
+
+use std::io;
+use std::path::Path;
+
+use engine::driver::{self, DirectSupport, StorageDir, SyncProbe};
+use engine::durability::{Durability, SyncMethod};
+use engine::store::PARTS_NAME;
+
+use crate::config::DurabilityLevel;
+
+/// What the cores are told of the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Medium {
+    /// Files are written without the page cache.
+    pub(super) direct: bool,
+    pub(super) durability: Durability,
+}
+
+impl Medium {
+    /// Tries the disk, and says in the log what it found.
+    pub(super) fn probe(storage: &StorageDir, level: DurabilityLevel) -> Self {
+        let parts = Path::new(PARTS_NAME);
+        let direct = match driver::probe_direct(storage, parts) {
+            Ok(DirectSupport::Direct) => true,
+            Ok(DirectSupport::Buffered(reason)) => {
+                tracing::info!(%reason, "writing through the page cache");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
+                false
+            }
+        };
+        let durability = match level {
+            DurabilityLevel::Written => {
+                tracing::info!("acknowledged bytes survive a crash, but not a power cut");
+                Durability::Written
+            }
+            DurabilityLevel::Synced if direct => {
+                Durability::Synced(choose(driver::probe_dsync(storage, parts)))
+            }
+            DurabilityLevel::Synced => {
+                tracing::info!(
+                    method = "fdatasync",
+                    reason = "the page cache is between",
+                    "acknowledged bytes survive a power cut"
+                );
+                Durability::Synced(SyncMethod::Fdatasync)
+            }
+        };
+        Self { direct, durability }
+    }
+}
+
+fn choose(probed: io::Result<SyncProbe>) -> SyncMethod {
+    match probed {
+        Ok(SyncProbe { method, plain_us, dsync_us }) => {
+            tracing::info!(
+                method = match method {
+                    SyncMethod::Dsync => "O_DSYNC",
+                    SyncMethod::Fdatasync => "fdatasync",
+                },
+                reason = "measured for writes of 1 MiB",
+                plain_us,
+                dsync_us,
+                "acknowledged bytes survive a power cut"
+            );
+            method
+        }
+        Err(error) => {
+            tracing::warn!(
+                method = "fdatasync",
+                %error,
+                "cannot measure durable writes; acknowledged bytes survive a power cut all the same"
+            );
+            SyncMethod::Fdatasync
+        }
+    }
+}
