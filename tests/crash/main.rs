@@ -24,7 +24,9 @@ mod fleet;
 #[path = "../it/http.rs"]
 mod http;
 mod kills;
+mod mounts;
 mod part;
+mod power;
 mod server;
 mod upload;
 mod world;
@@ -120,6 +122,6 @@ fn go_inside() -> ExitCode {
     ExitCode::FAILURE
 }
 
-const PARTS: &[Part] = &[kills::PART];
+const PARTS: &[Part] = &[kills::PART, power::EXT4, power::XFS];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";

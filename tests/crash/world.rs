@@ -281,6 +281,16 @@ impl Findings {
         self.lost.is_empty() && self.wrong.is_empty() && self.stuck.is_empty()
     }
 
+    pub fn add(&mut self, more: Self) {
+        self.acknowledged_bytes += more.acknowledged_bytes;
+        self.handed_over += more.handed_over;
+        self.cancelled += more.cancelled;
+        self.taken_over += more.taken_over;
+        self.lost.extend(more.lost);
+        self.wrong.extend(more.wrong);
+        self.stuck.extend(more.stuck);
+    }
+
     /// The figures in words.
     pub fn figures(&self) -> String {
         format!(
