@@ -26,6 +26,7 @@ mod http;
 mod kills;
 mod mounts;
 mod part;
+mod points;
 mod power;
 mod server;
 mod upload;
@@ -122,6 +123,6 @@ fn go_inside() -> ExitCode {
     ExitCode::FAILURE
 }
 
-const PARTS: &[Part] = &[kills::PART, power::EXT4, power::XFS];
+const PARTS: &[Part] = &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";
