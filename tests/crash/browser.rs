@@ -83,9 +83,7 @@ impl Browser {
     pub fn expect(&mut self, expected: &str) -> Result<Value, End> {
         match self.receive()? {
             (kind, data) if kind == expected => Ok(data),
-            (kind, data) => {
-                Err(End::Unexpected(format!("{kind} {data} where {expected} was due")))
-            }
+            (kind, data) => Err(End::Unexpected(format!("{kind} {data} where {expected} was due"))),
         }
     }
 

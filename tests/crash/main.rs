@@ -51,8 +51,10 @@ fn main() -> ExitCode {
         return go_inside();
     }
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
-    let parts: Vec<&Part> =
-        PARTS.iter().filter(|it| wanted.is_empty() || wanted.iter().any(|w| w == it.name)).collect();
+    let parts: Vec<&Part> = PARTS
+        .iter()
+        .filter(|it| wanted.is_empty() || wanted.iter().any(|w| w == it.name))
+        .collect();
     if parts.is_empty() {
         let names: Vec<&str> = PARTS.iter().map(|it| it.name).collect();
         eprintln!("there is no part {wanted:?}; there are {names:?}");
@@ -110,11 +112,12 @@ fn print(name: &str, kind: &str, started: Instant, report: &Report) {
     println!("{name} {kind}: {}: {} ({seconds:.0} s)", report.what, report.findings.figures());
 }
 
-/// Runs this again where mounts are its own, and go away with it.
+/// Runs this again where mounts and processes are its own, and go away with it.
 fn go_inside() -> ExitCode {
     let this = std::env::current_exe().expect("the path of this program");
     let error = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(this)
         .args(std::env::args_os().skip(1))
         .env(INSIDE_VARIABLE, "yes")

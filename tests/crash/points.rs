@@ -10,9 +10,12 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tempfile::TempDir;
+
 use crate::browser::End;
 use crate::content::Content;
-use crate::part::{Part, Report, directory_on_disk};
+use crate::mounts::{Kind, Mount};
+use crate::part::{Part, Report, directory_in_memory, directory_on_disk};
 use crate::server::{Driver, Server, Setup};
 use crate::upload::{Session, Upload};
 use crate::world::{Answers, Findings, World};
@@ -31,13 +34,15 @@ pub const TOKIO_URING: Part = Part {
 
 fn run(driver: Driver, long: bool) -> Report {
     let mut findings = Findings::default();
+    let ground = Ground::new();
     let silent = if long { SILENT_CALLS } else { &[] };
     let calls = || CALLS.iter().chain(silent);
     let mut scenario = 0;
     for call in calls() {
-        scenario += every_point(driver, call, &|_| {}, u64::MAX, &mut findings);
+        scenario += every_point(&ground, driver, call, &|_| {}, u64::MAX, &mut findings);
     }
-    let start: u64 = calls().map(|it| every_point_of_a_start(driver, it, &mut findings)).sum();
+    let start: u64 =
+        calls().map(|it| every_point_of_a_start(&ground, driver, it, &mut findings)).sum();
     let what = format!("{scenario} crash points in the scenario, {start} at a start after it");
     Report::new(what, findings)
 }
@@ -48,12 +53,13 @@ fn control(driver: Driver) -> Report {
     let lose = |world: &World| {
         let _ = std::fs::remove_dir_all(world.storage_dir.join("journal"));
     };
-    let count = every_point(driver, "sendto", &lose, 8, &mut findings);
+    let count = every_point(&Ground::new(), driver, "sendto", &lose, 8, &mut findings);
     Report::new(format!("{count} crash points, the journal is removed after each"), findings)
 }
 
 /// Kills at the first, the second ... call of a kind. Returns at how many.
 fn every_point(
+    ground: &Ground,
     driver: Driver,
     call: &str,
     between: &dyn Fn(&World),
@@ -61,7 +67,7 @@ fn every_point(
     findings: &mut Findings,
 ) -> u64 {
     for point in 1..=points_max {
-        let place = Place::new();
+        let place = Place::new(ground);
         let mut uploads = Vec::new();
         let setup = Setup::new(driver, 1);
         let killed = match place.start(&setup) {
@@ -89,9 +95,14 @@ fn every_point(
 }
 
 /// The same for the start of a server that finds uploads of all kinds.
-fn every_point_of_a_start(driver: Driver, call: &str, findings: &mut Findings) -> u64 {
+fn every_point_of_a_start(
+    ground: &Ground,
+    driver: Driver,
+    call: &str,
+    findings: &mut Findings,
+) -> u64 {
     for point in 1.. {
-        let place = Place::new();
+        let place = Place::new(ground);
         let mut uploads = Vec::new();
         if let Some(mut server) = place.start(&Setup::new(driver, 2)) {
             if let Err(end) = half_a_scenario(&place.world, server.address, &mut uploads) {
@@ -100,7 +111,7 @@ fn every_point_of_a_start(driver: Driver, call: &str, findings: &mut Findings) -
             server.kill();
         }
         let mut traced = Setup::new(driver, 1);
-        traced.within = ["strace", "-f", "-qq", "-o", "/dev/null"].map(str::to_owned).into();
+        traced.within = ["strace", "-D", "-f", "-qq", "-o", "/dev/null"].map(str::to_owned).into();
         traced.within.extend(injection(call, point));
         let started = Server::start(&traced, &place.world.storage_dir, &place.world.log_path());
         let killed = match started {
@@ -156,17 +167,32 @@ fn half_a_scenario(
     Ok(())
 }
 
+/// A file system in memory that can be written directly, so that no point waits for a slow disk.
+struct Ground {
+    mount: Mount,
+    _directories: [TempDir; 2],
+}
+
+impl Ground {
+    fn new() -> Self {
+        let (memory, disk) = (directory_in_memory(), directory_on_disk());
+        let image = memory.path().join("image");
+        let mount = Mount::create(Kind::Ext4, IMAGE_MIB, &image, &disk.path().join("mount"));
+        Self { mount, _directories: [memory, disk] }
+    }
+}
+
 /// A storage directory and all that belongs to it, for one point.
 struct Place {
     world: Arc<World>,
-    _directories: [tempfile::TempDir; 2],
+    _directory: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
-        let directories = [directory_on_disk(), directory_on_disk()];
-        let world = World::new(directories[0].path(), directories[1].path(), None);
-        Self { world, _directories: directories }
+    fn new(ground: &Ground) -> Self {
+        let directory = TempDir::new_in(&ground.mount.path).expect("make a storage directory");
+        let world = World::new(directory.path(), &ground.mount.path, None);
+        Self { world, _directory: directory }
     }
 
     fn start(&self, setup: &Setup) -> Option<Server> {
@@ -185,8 +211,7 @@ impl Place {
         for upload in uploads {
             if !upload.is_over() {
                 let opened = Session::open(&self.world, server.address, upload);
-                let finished =
-                    opened.and_then(|it| it.finish(&self.world, server.address, upload));
+                let finished = opened.and_then(|it| it.finish(&self.world, server.address, upload));
                 if let Err(end) = finished
                     && !upload.may_be_cancelled
                 {
@@ -245,6 +270,7 @@ fn injection(call: &str, point: u64) -> [String; 4] {
     ["-e".to_owned(), format!("trace={call}"), "-e".to_owned(), inject]
 }
 
+const IMAGE_MIB: u64 = 128;
 const CHUNK_BYTES: u64 = 65_536;
 
 /// What changes something outside of the process, or takes something from there.

@@ -32,7 +32,8 @@ fn run(kind: Kind, cuts: u64, seed: u64, durability: &str) -> Report {
         let count = CUTS_OF_ONE_IMAGE.min(cuts - group * CUTS_OF_ONE_IMAGE);
         findings.add(cut(kind, count, seed.wrapping_add(group), durability));
     }
-    let what = format!("{cuts} power cuts on {} ({durability}), {UPLOAD_COUNT} uploads", kind.name());
+    let what =
+        format!("{cuts} power cuts on {} ({durability}), {UPLOAD_COUNT} uploads", kind.name());
     Report::new(what, findings)
 }
 

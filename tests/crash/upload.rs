@@ -194,11 +194,7 @@ impl Session {
         Ok(())
     }
 
-    pub fn all_acknowledgements(
-        &mut self,
-        world: &World,
-        upload: &mut Upload,
-    ) -> Result<(), End> {
+    pub fn all_acknowledgements(&mut self, world: &World, upload: &mut Upload) -> Result<(), End> {
         while !self.in_flight.is_empty() {
             self.acknowledgement(world, upload)?;
         }
