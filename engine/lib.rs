@@ -22,6 +22,7 @@ pub mod timer;
 pub mod upload;
 
 // Floor 2: what a core knows.
+pub mod journal;
 pub mod store;
 pub mod tickets;
 

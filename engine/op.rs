@@ -182,6 +182,8 @@ pub enum FileOp {
     Step,
     /// Space for further writes; beside the writes.
     Allocate,
+    /// Makes writes durable that have ended; beside further ones.
+    Sync,
 }
 
 /// A socket's slot in the driver. Chosen by the driver, free again after `Close` or `Migrate`.
@@ -225,9 +227,11 @@ impl Errno {
     pub const EIO: Self = Self(5);
     pub const EOPNOTSUPP: Self = Self(95);
 
-    /// Space or descriptors have run out: it passes, and says nothing about the file.
+    /// Space or descriptors have run out, or another process has the file: it passes, and says
+    /// nothing about the file.
     pub fn is_shortage(self) -> bool {
-        matches!(self, Self::ENOSPC | Self::EDQUOT | Self::EMFILE | Self::ENFILE)
+        let it = self;
+        matches!(it, Self::ENOSPC | Self::EDQUOT | Self::EMFILE | Self::ENFILE | Self::EAGAIN)
     }
 }
 

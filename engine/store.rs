@@ -1,29 +1,32 @@
-//! Which bytes go where, and when they are written.
+//! Which bytes go where, and when they are durable.
 //!
 //! A store turns received bytes into writes, and completions into news for its owner. It gives out
 //! the staging memory of a core: whoever holds a lease may receive, everybody else waits in line.
 //!
 //! Reading order: this file (what an owner can ask for), `staging` (the path of a byte: reserve,
-//! append, flush, write), `steps` (open, finish, remove, fail), `part` (the state of one file).
+//! append, flush, write), `sync` (when what is written is durable), `steps` (open, finish, remove,
+//! fail), `part` (the state of one file).
 
 mod part;
 mod staging;
 mod steps;
+mod sync;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-pub use crate::durability::{Durability, SyncMethod};
 pub use part::Finish;
-use part::{Goal, Part};
+use part::{Goal, Part, Tail};
 
 use crate::buffer::{Memory, Slice};
+use crate::durability::Durability;
 use crate::limits::{BLOCK_BYTES, LEASE_BYTES_MAX, LEASE_BYTES_MIN};
 use crate::op::{Completion, Errno, FileId, FileOp, Op, Token};
 use crate::pool::Pool;
 use crate::ticket::TicketId;
+use crate::timer::Timers;
 use crate::upload::Upload;
 
 /// The files of one core's uploads. Inert: completions in, ops and events out.
@@ -42,6 +45,10 @@ pub struct Store<M> {
     holders: BTreeSet<u32>,
     /// While somebody waits: when part-filled staging is written early.
     pressure_at: Option<Instant>,
+    /// When to look at an upload again.
+    timers: Timers<UploadKey>,
+    /// Memory that the store does not use.
+    journal_region: Slice,
     ops: VecDeque<(Token, Op<M>)>,
     /// Ops that were emitted and have not completed.
     in_flight_count: usize,
@@ -58,6 +65,9 @@ pub struct StoreConfig {
     pub direct: bool,
     /// Staging memory, in bytes: 1 MiB to 2 GiB.
     pub staging_bytes: u32,
+    /// Memory beside it for the core's journal, in bytes: whole blocks.
+    pub journal_bytes: u32,
+    pub durability: Durability,
 }
 
 /// Names an upload of a store.
@@ -70,15 +80,16 @@ pub struct UploadKey {
 /// What a store tells its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StoreEvent {
-    /// The upload goes on at `offset_bytes`: everything before is written, nothing else is.
+    /// The upload goes on at `offset_bytes`: everything before is recorded, nothing else is.
     Attached { upload: UploadKey, offset_bytes: u64 },
     /// [`Store::reserve`] may be asked again.
     Room { upload: UploadKey },
-    /// Everything below `offset_bytes` is written.
-    Written { upload: UploadKey, offset_bytes: u64 },
+    /// Everything below `offset_bytes` is as safe as configured. The owner has it recorded, then
+    /// says [`Store::on_committed`].
+    Durable { upload: UploadKey, offset_bytes: u64 },
     /// The finished file lies at `path`, durably. The path is the one of [`Finish`].
     Arrived { upload: UploadKey, path: PathBuf },
-    /// Something could not be stored. What is written remains; the file is closed, and
+    /// Something could not be stored. What is durable remains; the file is closed, and
     /// [`Store::attach`] goes on from there.
     Failed { upload: UploadKey, errno: Errno },
     /// The file is gone, and so is the key.
@@ -93,6 +104,28 @@ pub enum Room {
     Waiting,
 }
 
+/// Where the file of an upload lies when a server starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilePlace {
+    /// Nothing was sent, or the web app has taken it away.
+    Nowhere,
+    Parts,
+    Arrived,
+}
+
+/// How far the uploads of a store are, while its memory is used.
+#[derive(Clone, Copy, Debug)]
+pub struct Offsets<'a>(&'a [Slot]);
+
+impl Offsets<'_> {
+    /// Everything below is as safe as configured.
+    pub fn durable(&self, key: UploadKey) -> Option<u64> {
+        let slot = &self.0[key.slot as usize];
+        let part = slot.part.as_ref().filter(|_| slot.generation == key.generation)?;
+        Some(part.upload.durable())
+    }
+}
+
 #[derive(Debug)]
 struct Slot {
     generation: u32,
@@ -104,7 +137,9 @@ impl<M> Store<M> {
         let staging_bytes = config.staging_bytes & !(LEASE_BYTES_MIN - 1);
         assert!(staging_bytes >= LEASE_BYTES_MIN);
         let blocks_bytes = (staging_bytes / BLOCKS_SHARE).max(BLOCKS_BYTES_MIN);
-        let memory = Memory::new(staging_bytes as usize + blocks_bytes as usize)?;
+        let store_bytes = staging_bytes + blocks_bytes;
+        let journal_region = Slice { start: store_bytes, length: config.journal_bytes };
+        let memory = Memory::new(store_bytes as usize + config.journal_bytes as usize)?;
         let staging = Slice { start: 0, length: staging_bytes };
         let blocks = Slice { start: staging_bytes, length: blocks_bytes };
         Ok(Self {
@@ -117,6 +152,8 @@ impl<M> Store<M> {
             waiting: VecDeque::new(),
             holders: BTreeSet::new(),
             pressure_at: None,
+            timers: Timers::new(),
+            journal_region,
             ops: VecDeque::new(),
             in_flight_count: 0,
             events: VecDeque::new(),
@@ -125,14 +162,29 @@ impl<M> Store<M> {
 
     /// A new upload. Nothing is opened yet.
     pub fn insert(&mut self, ticket: TicketId, length_bytes: u64) -> UploadKey {
-        let slot = self.free_slots.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, part: None });
-            u32::try_from(self.slots.len() - 1).expect("uploads are bounded")
-        });
-        let it = &mut self.slots[slot as usize];
-        it.generation = it.generation.wrapping_add(1);
-        it.part = Some(Part::new(ticket, length_bytes));
-        UploadKey { slot, generation: it.generation }
+        self.insert_part(Part::new(ticket, length_bytes))
+    }
+
+    /// An upload of an earlier run, with what its journal says.
+    pub fn restore(
+        &mut self,
+        ticket: TicketId,
+        length_bytes: u64,
+        committed_bytes: u64,
+        place: FilePlace,
+    ) -> UploadKey {
+        let mut part = Part::new(ticket, length_bytes);
+        part.upload = Upload::restored(length_bytes, committed_bytes);
+        part.is_created = committed_bytes > 0 || place != FilePlace::Nowhere;
+        part.is_name_synced = committed_bytes > 0;
+        part.allocated = committed_bytes & !u64::from(BLOCK_BYTES - 1);
+        if self.config.direct && committed_bytes > part.allocated {
+            part.tail = Tail::OnDisk;
+        }
+        if place == FilePlace::Arrived {
+            part.arrived_path = Some(arrived_path(&self.config.arrived_dir, ticket));
+        }
+        self.insert_part(part)
     }
 
     /// A connection takes the upload over, or goes on with it. What came before is written first;
@@ -188,6 +240,14 @@ impl<M> Store<M> {
         self.part_mut(key.slot).upload.set_length(length_bytes);
     }
 
+    /// The journal's record that everything below `offset_bytes` is durable is durable itself.
+    pub fn on_committed(&mut self, now: Instant, key: UploadKey, offset_bytes: u64) {
+        if let Some(part) = self.get_mut(key) {
+            part.upload.on_committed(offset_bytes);
+            self.advance(now, key.slot);
+        }
+    }
+
     /// The client was told that everything below `offset_bytes` is safe.
     pub fn on_acked(&mut self, key: UploadKey, offset_bytes: u64) {
         if let Some(part) = self.get_mut(key) {
@@ -202,12 +262,15 @@ impl<M> Store<M> {
         };
         assert_eq!(self.slots[slot as usize].generation, generation, "slots outlive their ops");
         match what {
-            FileOp::Write { write } => self.on_write(slot, write, completion.result),
+            FileOp::Write { write } => self.on_write(now, slot, write, completion.result),
             FileOp::ReadBack => self.on_read_back(slot, completion.result),
-            FileOp::Step => self.on_step(slot, completion.result),
+            FileOp::Step => self.on_step(now, slot, completion.result),
             FileOp::Allocate => self.on_allocated(slot, completion.result),
+            FileOp::Sync => self.on_synced(now, slot, completion.result),
         }
         self.advance(now, slot);
+        self.flush_wanted(slot);
+        self.sync_if_due(now, slot);
         self.serve_waiting(now);
     }
 
@@ -220,11 +283,31 @@ impl<M> Store<M> {
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.pressure_at
+        self.pressure_at.into_iter().chain(self.timers.next()).min()
+    }
+
+    pub fn on_timeout(&mut self, now: Instant) {
+        while let Some(upload) = self.timers.pop_due(now) {
+            if self.get(upload).is_some() {
+                self.reopen_if_due(now, upload.slot);
+                self.sync_if_due(now, upload.slot);
+            }
+        }
+        self.relieve(now);
+    }
+
+    /// Where the core's journal may put what it writes.
+    pub fn journal_region(&self) -> Slice {
+        self.journal_region
     }
 
     pub fn memory(&self) -> &Memory {
         &self.memory
+    }
+
+    /// The journal's memory, and what it says of the uploads.
+    pub fn memory_and_offsets(&mut self) -> (&mut Memory, Offsets<'_>) {
+        (&mut self.memory, Offsets(&self.slots))
     }
 
     /// For a kernel that is simulated: it reads into the slices it was lent.
@@ -257,6 +340,7 @@ impl<M> Store<M> {
         }
         part.wants_room = false;
         part.is_reserved = false;
+        part.wanted = 0;
         self.leave_line(upload.slot);
         let part = self.part_mut(upload.slot);
         part.goal = goal;
@@ -267,6 +351,17 @@ impl<M> Store<M> {
         }
         self.advance(now, upload.slot);
         self.serve_waiting(now);
+    }
+
+    fn insert_part(&mut self, part: Part) -> UploadKey {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, part: None });
+            u32::try_from(self.slots.len() - 1).expect("uploads are bounded")
+        });
+        let it = &mut self.slots[slot as usize];
+        it.generation = it.generation.wrapping_add(1);
+        it.part = Some(part);
+        UploadKey { slot, generation: it.generation }
     }
 
     /// The upload does not wait for a lease any more.
@@ -325,9 +420,9 @@ pub const PARTS_NAME: &str = "parts";
 /// Files that are handed over, or wait for it, in this one.
 pub const ARRIVED_NAME: &str = "arrived";
 
-/// The driver's slot of an upload's file.
+/// The driver's slot of an upload's file. The first two belong to the journal.
 fn file(slot: u32) -> FileId {
-    FileId(slot)
+    FileId(slot + 2)
 }
 
 /// One part in so many of the staging memory is added for unfinished last blocks.

@@ -1,10 +1,12 @@
 //! What a core knows of its tickets: who asked for them, how far they are, what comes next.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::handover::Outcome;
 use crate::op::Errno;
+use crate::record::{RecordState, TicketRecord};
 use crate::store::UploadKey;
 use crate::ticket::TicketId;
 use crate::timer::Timers;
@@ -49,8 +51,12 @@ pub struct Ticket {
     pub attempt: u32,
     /// The web app once answered `wait`.
     pub has_waited: bool,
+    /// The journal has the record of a finished upload.
+    pub is_recorded: bool,
     /// When storage failed this upload.
     failures: Vec<Instant>,
+    /// When connections took this upload from others, within the last minute.
+    take_overs: VecDeque<Instant>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,21 +121,44 @@ impl Tickets {
 
     pub fn insert(&mut self, now: Instant, new: NewTicket, idle_timeout: Duration) {
         let id = new.id;
-        let ticket = Ticket {
-            new,
-            state: State::Issued,
-            filename_from_browser: String::new(),
-            length_bytes: 0,
-            upload: None,
-            client: None,
-            deadline: None,
-            attempt: 0,
-            has_waited: false,
-            failures: Vec::new(),
-        };
-        let previous = self.map.insert(id, ticket);
-        assert!(previous.is_none(), "ids are drawn from 122 random bits");
+        self.insert_ticket(Ticket::new(new));
         self.set_deadline(id, Some(now + idle_timeout));
+    }
+
+    /// A ticket of an earlier run, as its journal has it. Who restores it sets its deadline and
+    /// gives it its file, which lies at `path` if it has arrived.
+    pub fn restore(&mut self, record: TicketRecord, path: PathBuf) -> &mut Ticket {
+        let id = record.id;
+        let new = NewTicket {
+            id,
+            url: record.url,
+            secret: record.secret,
+            finish_without_secret: record.finish_without_secret,
+            remove_when_finished: record.remove_when_finished,
+            owner_uid: record.owner_uid,
+        };
+        let telling = |outcome| State::Telling { outcome, phase: Telling::BackingOff };
+        self.insert_ticket(Ticket {
+            state: match record.state {
+                RecordState::Issued => State::Issued,
+                RecordState::Receiving => State::Receiving,
+                RecordState::Arrived => telling(Outcome::Arrived { path }),
+                RecordState::Cancelled { reason } => telling(Outcome::Cancelled { reason }),
+                RecordState::Finished => State::Finished,
+            },
+            filename_from_browser: record.filename_from_browser,
+            length_bytes: record.length_bytes,
+            attempt: record.attempt,
+            has_waited: record.has_waited,
+            is_recorded: true,
+            ..Ticket::new(new)
+        });
+        self.map.get_mut(&id).expect("just inserted")
+    }
+
+    fn insert_ticket(&mut self, ticket: Ticket) {
+        let previous = self.map.insert(ticket.new.id, ticket);
+        assert!(previous.is_none(), "ids are drawn from 122 random bits");
     }
 
     pub fn get(&self, id: TicketId) -> Option<&Ticket> {
@@ -214,6 +243,65 @@ impl Tickets {
 }
 
 impl Ticket {
+    /// One that no browser has come for.
+    pub fn new(new: NewTicket) -> Self {
+        Self {
+            new,
+            state: State::Issued,
+            filename_from_browser: String::new(),
+            length_bytes: 0,
+            upload: None,
+            client: None,
+            deadline: None,
+            attempt: 0,
+            has_waited: false,
+            is_recorded: false,
+            failures: Vec::new(),
+            take_overs: VecDeque::new(),
+        }
+    }
+
+    /// What a restarted server has to know. `committed_bytes`: how much of the file is durable.
+    pub fn record(&self, committed_bytes: u64) -> TicketRecord {
+        let state = match &self.state {
+            State::Issued => RecordState::Issued,
+            State::Receiving | State::Storing => RecordState::Receiving,
+            State::Telling { outcome: Outcome::Arrived { .. }, .. } => RecordState::Arrived,
+            State::Telling { outcome: Outcome::Cancelled { reason }, .. } => {
+                RecordState::Cancelled { reason: reason.clone() }
+            }
+            State::Finished => RecordState::Finished,
+        };
+        TicketRecord {
+            id: self.new.id,
+            state,
+            url: self.new.url.clone(),
+            secret: self.new.secret.clone(),
+            finish_without_secret: self.new.finish_without_secret,
+            remove_when_finished: self.new.remove_when_finished,
+            owner_uid: self.new.owner_uid,
+            filename_from_browser: self.filename_from_browser.clone(),
+            length_bytes: self.length_bytes,
+            committed_bytes,
+            attempt: self.attempt,
+            has_waited: self.has_waited,
+        }
+    }
+
+    /// A connection wants to take the upload from another one. False: that happens too often, as
+    /// when two tabs of a browser fight for it.
+    pub fn on_take_over(&mut self, now: Instant) -> bool {
+        let is_recent = |it: &Instant| now.duration_since(*it) < TAKE_OVERS_WITHIN;
+        while self.take_overs.front().is_some_and(|it| !is_recent(it)) {
+            self.take_overs.pop_front();
+        }
+        let is_allowed = self.take_overs.len() < TAKE_OVERS_MAX;
+        if is_allowed {
+            self.take_overs.push_back(now);
+        }
+        is_allowed
+    }
+
     /// The web app has the file. What nobody will ask for any more is forgotten at once: finished
     /// tickets are many, and browsers choose the names.
     pub fn on_finished(&mut self) {
@@ -242,6 +330,10 @@ fn is_same_secret(expected: &str, given: &str) -> bool {
     let differing = expected.bytes().zip(given.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
     expected.len() == given.len() && std::hint::black_box(differing) == 0
 }
+
+/// So often an upload may change its connection in this time while the older one is still there.
+const TAKE_OVERS_MAX: usize = 20;
+const TAKE_OVERS_WITHIN: Duration = Duration::from_secs(60);
 
 /// This many storage failures within this time end an upload.
 const FAILURES_MAX: usize = 3;
@@ -351,6 +443,45 @@ mod tests {
         assert_eq!((ticket.filename_from_browser.capacity(), ticket.new.url.capacity()), (0, 0));
         assert_eq!(tickets.check_cancel(id(1), "s"), Err(TicketError::TooLateToCancel));
         assert_eq!(tickets.check_cancel(id(1), "t"), Err(TicketError::WrongSecret));
+    }
+
+    #[test]
+    fn twenty_take_overs_a_minute() {
+        let now = Instant::now();
+        let at = |seconds| now + Duration::from_secs(seconds);
+        let mut tickets = Tickets::default();
+        tickets.insert(now, new(1, ""), IDLE);
+        let ticket = tickets.get_mut(id(1)).unwrap();
+        assert!((0..20).all(|it| ticket.on_take_over(at(it))));
+        assert!(!ticket.on_take_over(at(59)));
+        assert!(ticket.on_take_over(at(60)));
+        assert!(!ticket.on_take_over(at(60)));
+    }
+
+    #[test]
+    fn a_restored_ticket_is_what_it_was() {
+        let now = Instant::now();
+        let states = [
+            State::Issued,
+            State::Receiving,
+            arrived(Telling::BackingOff),
+            cancelled(Telling::BackingOff),
+            State::Finished,
+        ];
+        for state in states {
+            let mut before = Tickets::default();
+            before.insert(now, NewTicket { owner_uid: Some(7), ..new(1, "s") }, IDLE);
+            let ticket = before.get_mut(id(1)).unwrap();
+            (ticket.state, ticket.length_bytes) = (state.clone(), 100);
+            (ticket.attempt, ticket.has_waited) = (3, true);
+            ticket.filename_from_browser = "n".into();
+            let record = ticket.record(50);
+            assert_eq!(record.committed_bytes, 50);
+            let mut after = Tickets::default();
+            let restored = after.restore(record.clone(), "/f".into());
+            assert_eq!((&restored.state, &restored.new), (&state, &ticket.new));
+            assert_eq!(restored.record(50), record);
+        }
     }
 
     #[test]

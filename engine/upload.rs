@@ -1,16 +1,21 @@
-//! The offsets of one upload: what has come, what is written, what the client was told.
+//! The offsets of one upload: what has come, what is stored how safely, what the client was told.
 
 use std::collections::VecDeque;
 
 /// Pure: no clock, no file, no socket.
 ///
-/// Invariant: `acked <= written <= received <= length`. `written` is what an acknowledgement
-/// promises today: the write has completed, so the bytes survive the death of this process.
+/// Invariant: `acked <= committed <= durable <= written <= received <= length`.
+///
+/// `durable` is as safe as the server was configured: on the medium, or in the kernel's hands.
+/// `committed` is what the journal says, as safely. A restarted server goes on from there, so no
+/// acknowledgement goes beyond it.
 #[derive(Debug)]
 pub struct Upload {
     length: u64,
     received: u64,
     written: u64,
+    durable: u64,
+    committed: u64,
     acked: u64,
     /// Writes that were started, in the order of their offsets. A later one may end first.
     pending: VecDeque<Pending>,
@@ -32,7 +37,22 @@ pub enum AppendError {
 
 impl Upload {
     pub fn new(length: u64) -> Self {
-        Self { length, received: 0, written: 0, acked: 0, pending: VecDeque::new(), write_next: 0 }
+        Self::restored(length, 0)
+    }
+
+    /// As the journal of an earlier run has it.
+    pub fn restored(length: u64, committed: u64) -> Self {
+        assert!(committed <= length, "no more than declared");
+        Self {
+            length,
+            received: committed,
+            written: committed,
+            durable: committed,
+            committed,
+            acked: committed,
+            pending: VecDeque::new(),
+            write_next: 0,
+        }
     }
 
     /// Accepts `count` bytes at the end of what has been received.
@@ -70,15 +90,30 @@ impl Upload {
         self.written > before
     }
 
+    /// Everything below `offset` is as safe as configured. True if `durable` grew.
+    pub fn on_durable(&mut self, offset: u64) -> bool {
+        let before = self.durable;
+        self.durable = self.durable.max(offset);
+        self.check();
+        self.durable > before
+    }
+
+    /// The journal's record that everything below `offset` is durable is durable itself.
+    pub fn on_committed(&mut self, offset: u64) {
+        self.committed = self.committed.max(offset);
+        self.check();
+    }
+
     /// The client was told that it may forget everything below `offset`.
     pub fn on_acked(&mut self, offset: u64) {
         self.acked = self.acked.max(offset);
         self.check();
     }
 
-    /// Forgets what was received and not written. Its client sends it again.
+    /// Forgets what is not durable. Its client sends it again.
     pub fn roll_back(&mut self) {
-        self.received = self.written;
+        self.received = self.durable;
+        self.written = self.durable;
         self.pending.clear();
         self.check();
     }
@@ -86,7 +121,7 @@ impl Upload {
     /// Forgets everything, also what was acknowledged: the disk has lost some of it. The client
     /// sends it all again.
     pub fn start_over(&mut self) {
-        (self.acked, self.written) = (0, 0);
+        (self.acked, self.committed, self.durable) = (0, 0, 0);
         self.roll_back();
     }
 
@@ -108,6 +143,14 @@ impl Upload {
         self.written
     }
 
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
     pub fn acked(&self) -> u64 {
         self.acked
     }
@@ -117,12 +160,15 @@ impl Upload {
         self.length - self.received
     }
 
-    pub fn is_written(&self) -> bool {
-        self.written == self.length
+    /// Nothing is left to receive, to write or to record.
+    pub fn is_complete(&self) -> bool {
+        self.committed == self.length
     }
 
     fn check(&self) {
-        assert!(self.acked <= self.written, "acknowledged bytes are written");
+        assert!(self.acked <= self.committed, "acknowledged bytes are recorded");
+        assert!(self.committed <= self.durable, "recorded bytes are durable");
+        assert!(self.durable <= self.written, "durable bytes are written");
         assert!(self.written <= self.received, "written bytes were received");
         assert!(self.received <= self.length, "no more than declared");
     }
@@ -141,9 +187,33 @@ mod tests {
         assert_eq!(upload.written(), 0);
         assert!(upload.on_written(writes[0]));
         assert_eq!(upload.written(), 200);
-        upload.on_acked(150);
         assert!(upload.on_written(writes[2]));
-        assert!(upload.is_written());
+        assert_eq!(upload.written(), 300);
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_before_it_is_recorded() {
+        let mut upload = Upload::new(300);
+        upload.on_received(300).unwrap();
+        let write = upload.on_write_started(300);
+        upload.on_written(write);
+        assert!(upload.on_durable(200));
+        assert!(!upload.on_durable(200));
+        upload.on_committed(200);
+        upload.on_acked(200);
+        assert!(!upload.is_complete());
+        upload.on_durable(300);
+        upload.on_committed(300);
+        assert!(upload.is_complete());
+    }
+
+    #[test]
+    fn goes_on_where_an_earlier_run_was() {
+        let mut upload = Upload::restored(300, 120);
+        assert_eq!((upload.received(), upload.acked(), upload.remaining()), (120, 120, 180));
+        upload.on_received(180).unwrap();
+        let write = upload.on_write_started(300);
+        assert!(upload.on_written(write));
     }
 
     #[test]
@@ -156,14 +226,15 @@ mod tests {
     }
 
     #[test]
-    fn rolls_back_to_what_is_written() {
+    fn rolls_back_to_what_is_durable() {
         let mut upload = Upload::new(300);
         upload.on_received(250).unwrap();
-        let write = upload.on_write_started(100);
-        upload.on_written(write);
-        upload.on_write_started(250);
+        let writes = [100, 200, 250].map(|it| upload.on_write_started(it));
+        upload.on_written(writes[0]);
+        upload.on_durable(100);
+        upload.on_written(writes[1]);
         upload.roll_back();
-        assert_eq!((upload.received(), upload.written()), (100, 100));
+        assert_eq!((upload.received(), upload.written(), upload.durable()), (100, 100, 100));
     }
 
     #[test]
@@ -172,16 +243,22 @@ mod tests {
         upload.on_received(300).unwrap();
         let write = upload.on_write_started(300);
         upload.on_written(write);
+        upload.on_durable(300);
+        upload.on_committed(300);
         upload.on_acked(300);
         upload.start_over();
         assert_eq!((upload.received(), upload.written(), upload.acked()), (0, 0, 0));
+        assert_eq!((upload.durable(), upload.committed()), (0, 0));
     }
 
     #[test]
-    #[should_panic(expected = "acknowledged bytes are written")]
+    #[should_panic(expected = "acknowledged bytes are recorded")]
     fn an_early_ack_is_our_bug() {
         let mut upload = Upload::new(300);
         upload.on_received(10).unwrap();
+        let write = upload.on_write_started(10);
+        upload.on_written(write);
+        upload.on_durable(10);
         upload.on_acked(10);
     }
 }

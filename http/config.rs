@@ -25,6 +25,8 @@ pub struct Config {
     /// Absolute.
     pub storage_dir: PathBuf,
     pub durability: DurabilityLevel,
+    /// Below this much free space there are no new tickets.
+    pub reserve_bytes: u64,
     pub runtime: Runtime,
     /// Threads. `None`: one for each CPU that this process may use.
     pub cores: Option<u16>,
@@ -65,10 +67,11 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 13] = [
+pub const KEYS: [(&str, &str); 14] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
+    ("reserve", "64MiB"),
     ("runtime", "monoio"),
     ("cores", ""),
     ("memory", "64MiB"),
@@ -89,6 +92,7 @@ impl Config {
         let listen = it.read("listen", parse_listen);
         let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
         let durability = it.read("durability", |text| choose(text, &DURABILITY_LEVELS));
+        let reserve_bytes = it.read("reserve", parse_size);
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
         let cores = it.read("cores", |text| match text {
             "" => Ok(None),
@@ -110,6 +114,7 @@ impl Config {
                 listen: listen?,
                 storage_dir: storage_dir?,
                 durability: durability?,
+                reserve_bytes: reserve_bytes?,
                 runtime: runtime?,
                 cores: cores?,
                 memory_bytes: memory_bytes?,

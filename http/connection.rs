@@ -169,9 +169,9 @@ impl Connection {
     }
 
     /// Everything below `offset_bytes` is safe. Returns how far acknowledgements now reach.
-    pub fn on_written(&mut self, offset_bytes: u64) -> Option<u64> {
+    pub fn on_committed(&mut self, offset_bytes: u64) -> Option<u64> {
         let (session, out) = self.session()?;
-        session.on_written(out, offset_bytes)
+        session.on_committed(out, offset_bytes)
     }
 
     /// `length_bytes` of [`Event::Append`] were stored.
@@ -581,7 +581,7 @@ mod tests {
         connection.on_finished();
         connection.close(1001, "bye");
         connection.ping();
-        assert_eq!(connection.on_written(1), None);
+        assert_eq!(connection.on_committed(1), None);
         assert!(connection.out().is_empty());
     }
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use engine::handover::{Answer, Callback};
-use engine::op::CoreId;
+use engine::op::{CoreId, Errno};
 use engine::ticket::TicketId;
 use engine::tickets::ClientKey;
 
@@ -26,6 +26,8 @@ pub enum Mail {
     BackendAnswer { client: ClientKey, response: Response },
     /// A browser's connection, to the core that owns its ticket. Its socket comes along.
     Client(Box<MovedClient>),
+    /// Core to control: nothing can be recorded any more, so the server has to end.
+    JournalFailed { from: CoreId, errno: Errno },
     /// Server to every core: end what can be ended, then stop.
     Stop,
 }

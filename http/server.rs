@@ -2,6 +2,8 @@
 
 mod machine;
 mod medium;
+mod orphans;
+mod recovery;
 pub mod storage;
 
 use std::fmt;
@@ -24,6 +26,8 @@ use crate::control::{Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
+use orphans::Orphans;
+use recovery::{CoreStart, Recovered};
 use storage::{Storage, StorageError};
 
 /// A server whose cores are working.
@@ -35,6 +39,7 @@ pub struct Server {
     notices: mpsc::Receiver<Notice>,
     /// For whoever wants the server to stop.
     notifier: mpsc::Sender<Notice>,
+    orphans: Orphans,
     _storage: Storage,
 }
 
@@ -97,14 +102,19 @@ impl Server {
         let system = |what| move |error| ServerError::System { what, error };
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
-        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE)
-            .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
+        let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
+        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
         let backend = choose_backend(config.runtime)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
         let listeners = machine::listen(config.listen, core_count)
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
+        let sync = medium.durability.into();
+        let Recovered { cores: starts, mut orphans } =
+            recovery::recover(&storage.dir, core_count, sync, config.idle_timeout)
+                .map_err(denied)?;
+        orphans.collect(SystemTime::now());
 
         let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
             (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
@@ -122,19 +132,20 @@ impl Server {
         let (notifier, notices) = mpsc::channel();
         let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
         let runtime = config.runtime;
-        for (index, (listener, mailbox)) in listeners.into_iter().zip(receivers).enumerate() {
-            let core = CoreId(index as u16);
-            let cpu = cpus[index % cpus.len()];
+        let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
+        for (start, (listener, mailbox)) in starts {
+            let core = start.core;
+            let cpu = cpus[usize::from(core.0) % cpus.len()];
             let to_control = control_sender.clone();
             let setup = Setup {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(move |mail| to_control.send(mail)),
+                control: Box::new(control_mail(to_control, notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, core, core_count, medium, loads.clone());
+            let config = worker_config(config, start, medium, loads.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -147,10 +158,17 @@ impl Server {
                 });
                 let _ = notifier.send(Notice::CoreEnded { core, result });
             };
-            spawn(format!("core-{index}"), body).map_err(system("start a core's thread"))?;
+            spawn(format!("core-{}", core.0), body).map_err(system("start a core's thread"))?;
         }
-        let server =
-            Self { address, cores, control: control_sender, notices, notifier, _storage: storage };
+        let server = Self {
+            address,
+            cores,
+            control: control_sender,
+            notices,
+            notifier,
+            orphans,
+            _storage: storage,
+        };
         server.wait_until_ready()?;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -182,17 +200,15 @@ impl Server {
     ///
     /// # Errors
     /// A core could not go on.
-    pub fn run(self) -> Result<(), ServerError> {
+    pub fn run(mut self) -> Result<(), ServerError> {
         let mut running = self.cores.len();
         let mut deadline: Option<Instant> = None;
         while running > 0 {
-            let notice = match deadline {
-                None => self.notices.recv().ok(),
-                Some(it) => {
-                    self.notices.recv_timeout(it.saturating_duration_since(Instant::now())).ok()
-                }
+            let patience = match deadline {
+                None => self.orphans.patience(SystemTime::now()),
+                Some(it) => it.saturating_duration_since(Instant::now()),
             };
-            match notice {
+            match self.notices.recv_timeout(patience).ok() {
                 Some(Notice::CoreEnded { result: Ok(()), .. }) => running -= 1,
                 Some(Notice::CoreEnded { core, result: Err(error) }) => {
                     return Err(ServerError::Core { core, error });
@@ -203,6 +219,7 @@ impl Server {
                     deadline = Some(Instant::now() + STOP_PATIENCE);
                 }
                 Some(Notice::Stop | Notice::CoreReady) => {}
+                None if deadline.is_none() => self.orphans.collect(SystemTime::now()),
                 None => {
                     // What was acknowledged is on the disk; what was not, clients send again.
                     tracing::warn!(cores = running, "some cores have not ended; stopping anyway");
@@ -257,16 +274,26 @@ impl Stopper {
     }
 }
 
+/// What cores send to the control thread. That the server has to end is not its business.
+fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
+    move |mail| match mail {
+        Mail::JournalFailed { from, errno } => {
+            let error = io::Error::from_raw_os_error(errno.0);
+            let _ = notifier.send(Notice::CoreEnded { core: from, result: Err(error) });
+        }
+        mail => control.send(mail),
+    }
+}
+
 fn worker_config(
     config: &Config,
-    core: CoreId,
-    core_count: u16,
+    start: CoreStart,
     medium: Medium,
     loads: Arc<[AtomicU32]>,
 ) -> WorkerConfig {
     WorkerConfig {
-        core,
-        core_count,
+        core: start.core,
+        core_count: loads.len() as u16,
         storage_dir: config.storage_dir.clone(),
         direct: medium.direct,
         durability: medium.durability,
@@ -277,6 +304,10 @@ fn worker_config(
         finish_timeout: config.finish_timeout,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
+        reserve_bytes: config.reserve_bytes,
+        run: start.run,
+        log_start: start.log_start,
+        recovered: start.tickets,
         loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }

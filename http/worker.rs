@@ -3,13 +3,17 @@
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
 //! `uploads` (from a claim to a stored file), `backend` (what web apps ask, and what they are
-//! told).
+//! told), `journal` (what waits until it is recorded), `restore` (what an earlier run left), `watch`
+//! (whether the storage is still there).
 
 mod backend;
 mod clients;
 mod input;
+mod journal;
+mod restore;
 mod sockets;
 mod uploads;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,6 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use engine::buffer::Memory;
 use engine::durability::Durability;
+use engine::journal::{Journal, JournalConfig, LogStart, Position, REGION_BYTES};
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
 use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
@@ -28,6 +33,9 @@ use engine::tickets::Tickets;
 
 use backend::HeldFinish;
 use clients::Clients;
+use journal::Then;
+pub use restore::RecoveredTicket;
+use watch::Watch;
 
 use crate::assets::Library;
 use crate::codec::response::http_date;
@@ -46,6 +54,10 @@ pub struct Worker {
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
+    journal: Journal<Mail>,
+    /// What follows when a record is durable, in the order of the records.
+    awaiting: VecDeque<(Position, Then)>,
+    watch: Watch,
     ops: VecDeque<(Token, Op<Mail>)>,
     /// The core's hot buffer.
     receive_buffer: Vec<u8>,
@@ -80,13 +92,21 @@ pub struct WorkerConfig {
     pub library_modified: SystemTime,
     /// Tickets per core, for placing new ones. Index: core.
     pub loads: Arc<[AtomicU32]>,
+    /// Below this much free space there are no new tickets, in bytes.
+    pub reserve_bytes: u64,
+    /// Which start of a server on this storage directory this is.
+    pub run: u64,
+    /// Where the journal goes on, whose files the server has made ready.
+    pub log_start: LogStart,
+    /// Tickets of earlier runs that this core owns now.
+    pub recovered: Vec<RecoveredTicket>,
     /// Draws a random ticket id.
     pub draw_id: Box<dyn FnMut() -> TicketId + Send>,
 }
 
 impl Worker {
     /// Takes its memory. Fails where the kernel has none.
-    pub fn new(now: Instant, config: WorkerConfig) -> io::Result<Self> {
+    pub fn new(now: Instant, mut config: WorkerConfig) -> io::Result<Self> {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
@@ -94,12 +114,27 @@ impl Worker {
             arrived_dir: ARRIVED_NAME.into(),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
+            journal_bytes: REGION_BYTES,
+            durability: config.durability,
         })?;
         let router = Router {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
         };
+        let recovered = std::mem::take(&mut config.recovered);
+        let journal = JournalConfig {
+            core: config.core.0,
+            core_count: config.core_count,
+            run: config.run,
+            sync: config.durability.into(),
+            direct: config.direct,
+            region: store.journal_region(),
+            start: config.log_start,
+        };
         let mut worker = Self {
+            journal: Journal::new(journal, recovered.iter().map(|it| &it.record)),
+            awaiting: VecDeque::new(),
+            watch: Watch::new(),
             router,
             store,
             tickets: Tickets::default(),
@@ -112,6 +147,7 @@ impl Worker {
             is_stopping: false,
             config,
         };
+        worker.restore(now, recovered);
         worker.accept();
         Ok(worker)
     }
@@ -157,7 +193,8 @@ impl Worker {
                     }
                 }
             }
-            Token::Journal(_) | Token::Storage => unreachable!("nobody asks yet"),
+            Token::Journal(_) => self.journal.on_completion(now, completion),
+            Token::Storage => self.on_storage_checked(now, completion.result),
             Token::None => unreachable!("such ops have no completion"),
         }
     }
@@ -170,7 +207,7 @@ impl Worker {
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
             Mail::Stop => self.stop(now),
-            Mail::Callback { .. } | Mail::Client(_) => {
+            Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }
         }
@@ -203,6 +240,7 @@ impl Machine for Worker {
             }
             Event::Arrived { .. } => unreachable!("a socket travels with its connection"),
         }
+        self.on_journal_events(now);
         self.pump_due(now);
     }
 
@@ -212,13 +250,17 @@ impl Machine for Worker {
         self.on_client_timeouts(now);
         self.on_ticket_timeouts(now);
         self.on_held_timeouts(now);
+        self.on_watch_timeout(now);
+        self.journal.on_timeout(now);
+        self.on_journal_events(now);
         self.pump_due(now);
     }
 
     fn poll_op(&mut self) -> Option<(Token, Op<Mail>)> {
         let op = self.store.poll_op().or_else(|| self.ops.pop_front());
-        // Only then what is to be sent: the acknowledgements of a whole turn go out together.
-        op.or_else(|| self.poll_send())
+        // Only then what is to be sent: the acknowledgements of a whole turn go out together. Last
+        // the journal, which writes the records of a whole turn at once.
+        op.or_else(|| self.poll_send()).or_else(|| self.poll_journal())
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -227,6 +269,8 @@ impl Machine for Worker {
             self.store.poll_timeout(),
             self.clients.poll_timeout(),
             self.tickets.poll_timeout(),
+            self.journal.poll_timeout(),
+            self.watch.check_at,
             held,
         ];
         timeouts.into_iter().flatten().min()
@@ -242,7 +286,8 @@ impl Machine for Worker {
 
     /// A connection that may still be accepted does not count.
     fn is_stopped(&self) -> bool {
-        self.is_stopping && self.clients.is_empty() && self.store.is_quiet() && self.ops.is_empty()
+        let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
+        self.is_stopping && self.clients.is_empty() && is_quiet && self.ops.is_empty()
     }
 }
 

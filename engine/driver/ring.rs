@@ -1,6 +1,8 @@
 //! How a ring is made, and whether this kernel lets us have one.
 
 use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use io_uring::{IoUring, Probe, opcode};
 
@@ -10,7 +12,7 @@ use io_uring::{IoUring, Probe, opcode};
 /// # Errors
 /// The kernel's, so that the operator sees the reason; [`io_uring_remedy`] says what helps.
 pub fn probe_io_uring() -> io::Result<()> {
-    let mut ring = build(|ring| ring.build(PROBE_ENTRY_COUNT))?;
+    let mut ring = build(|ring| ring.build(ENTRY_COUNT))?;
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
     if !OPERATIONS.iter().all(|it| probe.is_supported(*it)) {
@@ -41,9 +43,24 @@ pub(super) fn build<T>(
 ) -> io::Result<T> {
     let mut one_thread = plain();
     one_thread.setup_single_issuer().setup_defer_taskrun();
-    match build(&mut one_thread) {
+    let mut build_either = || match build(&mut one_thread) {
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => build(&mut plain()),
         result => result,
+    };
+    patiently(&mut build_either)
+}
+
+/// Makes a ring, again and again while there is no memory for it: a process that was killed gives
+/// its locked memory back some time after its end, and a restart must not fail for that.
+pub(super) fn patiently<T>(mut make: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let give_up = Instant::now() + MEMORY_PATIENCE;
+    loop {
+        match make() {
+            Err(error) if error.raw_os_error() == Some(ENOMEM) && Instant::now() < give_up => {
+                thread::sleep(MEMORY_PAUSE);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -57,7 +74,8 @@ pub(super) fn plain() -> io_uring::Builder {
 /// Requests that one turn of the loop gives to the kernel in one call; more take more calls.
 pub(super) const ENTRY_COUNT: u32 = 1024;
 
-const PROBE_ENTRY_COUNT: u32 = 8;
+const MEMORY_PATIENCE: Duration = Duration::from_secs(3);
+const MEMORY_PAUSE: Duration = Duration::from_millis(50);
 
 const OPERATIONS: [u8; 5] = [
     opcode::PollAdd::CODE,
@@ -72,3 +90,24 @@ const ENOMEM: i32 = 12;
 const EACCES: i32 = 13;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_memory_and_for_nothing_else() {
+        let mut left = 3;
+        let made = patiently(|| {
+            left -= 1;
+            if left > 0 { Err(io::Error::from_raw_os_error(ENOMEM)) } else { Ok("a ring") }
+        });
+        assert_eq!(made.unwrap(), "a ring");
+        let mut tries = 0;
+        let refused = patiently(|| {
+            tries += 1;
+            Err::<(), _>(io::Error::from_raw_os_error(EPERM))
+        });
+        assert_eq!((refused.unwrap_err().raw_os_error(), tries), (Some(EPERM), 1));
+    }
+}

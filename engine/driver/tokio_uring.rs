@@ -27,7 +27,7 @@ use crate::op::{Errno, Machine, Output, Token};
 pub(super) fn run<W: Machine>(machine: W, setup: Setup<W::Mail>) -> io::Result<()> {
     let mut builder = ::tokio_uring::builder();
     builder.entries(ring::ENTRY_COUNT).uring_builder(&ring::plain());
-    ::tokio_uring::Runtime::new(&builder)?.block_on(async {
+    ring::patiently(|| ::tokio_uring::Runtime::new(&builder))?.block_on(async {
         Pump::new(machine, TokioUring, setup)?.run().await;
         Ok(())
     })

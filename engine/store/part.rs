@@ -21,6 +21,8 @@ pub(super) struct Part {
     pub(super) is_open: bool,
     /// The file was made: the next open must find it.
     pub(super) is_created: bool,
+    /// No power cut takes its name away.
+    pub(super) is_name_synced: bool,
     /// Set once the file lies there instead of among the parts.
     pub(super) arrived_path: Option<PathBuf>,
     /// Writes end below this offset. Space beyond it is not allocated yet.
@@ -39,13 +41,24 @@ pub(super) struct Part {
     pub(super) is_reading: bool,
     /// Room was given and what comes has not come yet: the leases stay.
     pub(super) is_reserved: bool,
+    /// Acknowledgements wait for bytes below.
+    pub(super) wanted: u64,
+    /// A sync of everything below is in flight.
+    pub(super) syncing: Option<u64>,
+    /// When the first write ended that no sync covers yet.
+    pub(super) unsynced_since: Option<Instant>,
+    /// Another process has the file; then it is opened again.
+    pub(super) reopen_at: Option<Instant>,
+    /// How long that may go on.
+    pub(super) reopen_until: Option<Instant>,
     /// In the line of those who wait for a lease.
     pub(super) is_waiting: bool,
     /// Nothing can be received before one of the own writes has ended; then say so.
     pub(super) wants_room: bool,
     /// A write, a sync or a step failed. Nothing is started until everything has ended.
     pub(super) broken: Option<Errno>,
-    /// A sync failed: what was written before may be lost, and no later sync would say so.
+    /// A sync failed, and nothing was synced before: what was acknowledged may be lost, and no later
+    /// sync would say so.
     pub(super) is_doubtful: bool,
     /// Where a rename under way takes the file.
     pub(super) renaming_to: Option<PathBuf>,
@@ -54,9 +67,9 @@ pub(super) struct Part {
 /// What the upload's owner wants to be true next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Goal {
-    /// Everything received is written, the file is closed.
+    /// Everything received is durable, the file is closed.
     Idle,
-    /// As `Idle`, but open; then the offset to go on from is announced.
+    /// As `Idle`, but open and recorded; then the offset to go on from is announced.
     Attach,
     Receive,
     Finish(Finish),
@@ -76,6 +89,7 @@ pub struct Finish {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Open,
+    SyncName,
     SyncData,
     Truncate,
     SyncLength,
@@ -131,6 +145,7 @@ impl Part {
             step: None,
             is_open: false,
             is_created: false,
+            is_name_synced: false,
             arrived_path: None,
             allocated: 0,
             allocating: None,
@@ -141,6 +156,11 @@ impl Part {
             in_flight: Vec::with_capacity(WRITES_IN_FLIGHT_MAX),
             is_reading: false,
             is_reserved: false,
+            wanted: 0,
+            syncing: None,
+            unsynced_since: None,
+            reopen_at: None,
+            reopen_until: None,
             is_waiting: false,
             wants_room: false,
             broken: None,
@@ -166,7 +186,14 @@ impl Part {
         self.in_flight.is_empty()
             && self.step.is_none()
             && self.allocating.is_none()
+            && self.syncing.is_none()
             && !self.is_reading
+    }
+
+    /// Bytes of the client that no write has taken yet.
+    pub(super) fn has_unwritten(&self) -> bool {
+        let is_staged = self.current.as_ref().is_some_and(|it| it.filled > it.clean);
+        is_staged || !self.full.is_empty() || !self.in_flight.is_empty()
     }
 
     /// A write that is in flight touches a block of `[offset, offset + length)`.

@@ -104,22 +104,30 @@ impl<M> Store<M> {
 
     /// Acknowledgements wait for bytes below `up_to_bytes`: if they are still staged, they are
     /// written now, also where a block is not full. While writes are in flight nothing is done:
-    /// their end brings [`StoreEvent::Written`], and then the owner asks again. So a busy disk gets
-    /// large writes and an idle one prompt ones, without a timer.
+    /// their end brings the next look. So a busy disk gets large writes and an idle one prompt
+    /// ones, without a timer.
     pub fn flush(&mut self, now: Instant, upload: UploadKey, up_to_bytes: u64) {
-        let Some(part) = self.get(upload) else { return };
+        let Some(part) = self.get_mut(upload) else { return };
+        part.wanted = part.wanted.max(up_to_bytes);
+        self.flush_wanted(upload.slot);
+        self.sync_if_due(now, upload.slot);
+        self.serve_waiting(now);
+    }
+
+    /// Writes what acknowledgements wait for, unless the disk is at work for this upload already.
+    pub(super) fn flush_wanted(&mut self, slot: u32) {
+        let Some(part) = self.slots[slot as usize].part.as_ref() else { return };
         let is_idle = part.in_flight.is_empty() && part.full.is_empty() && !part.is_reserved;
         let staged = part.current.as_ref();
-        let is_due = staged.is_some_and(|it| it.offset + u64::from(it.clean) < up_to_bytes);
-        if is_idle && is_due {
-            self.flush_part(upload.slot);
-            self.start_writes(upload.slot);
-            self.serve_waiting(now);
+        let is_due = staged.is_some_and(|it| it.offset + u64::from(it.clean) < part.wanted);
+        if is_idle && is_due && part.can_receive() {
+            self.flush_part(slot);
+            self.start_writes(slot);
         }
     }
 
     /// While somebody waits for memory, nobody keeps a part-filled lease for long.
-    pub fn on_timeout(&mut self, now: Instant) {
+    pub(super) fn relieve(&mut self, now: Instant) {
         if self.pressure_at.is_none_or(|it| it > now) {
             return;
         }
@@ -222,7 +230,13 @@ impl<M> Store<M> {
         }
     }
 
-    pub(super) fn on_write(&mut self, slot: u32, write: u32, result: Result<Output, Errno>) {
+    pub(super) fn on_write(
+        &mut self,
+        now: Instant,
+        slot: u32,
+        write: u32,
+        result: Result<Output, Errno>,
+    ) {
         let direct = self.config.direct;
         let upload = self.key(slot);
         let part = self.slots[slot as usize].part.as_mut().expect("an occupied slot");
@@ -259,12 +273,11 @@ impl<M> Store<M> {
         if part.broken.is_some() {
             return;
         }
-        if part.upload.on_written(write) {
-            let offset_bytes = part.upload.written();
-            self.events.push_back(StoreEvent::Written { upload, offset_bytes });
-        }
         if std::mem::take(&mut part.wants_room) {
             self.events.push_back(StoreEvent::Room { upload });
+        }
+        if part.upload.on_written(write) {
+            self.on_written(now, slot);
         }
         self.start_writes(slot);
     }

@@ -1,9 +1,10 @@
 //! Opening, finishing, removing and failing: one rare op after the other.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::part::{Goal, Step, Tail};
 use super::{Store, StoreEvent, file};
+use crate::durability::{Durability, SyncMethod};
 use crate::limits::BLOCK_BYTES;
 use crate::op::{Errno, FileOp, Op, OpenHow, Output};
 
@@ -21,8 +22,11 @@ impl<M> Store<M> {
         if self.part(slot).broken.is_some() {
             return self.end_broken(slot);
         }
+        let upload = &self.part(slot).upload;
+        let is_synced = upload.durable() == upload.written();
         match self.part(slot).goal.clone() {
             Goal::Receive => {}
+            Goal::Idle | Goal::Attach if !is_synced => self.start_sync(slot),
             Goal::Idle => self.close_file(slot),
             Goal::Attach => self.attach_step(now, slot),
             // Renamed already; what followed failed.
@@ -38,23 +42,28 @@ impl<M> Store<M> {
         }
     }
 
-    pub(super) fn on_step(&mut self, slot: u32, result: Result<Output, Errno>) {
+    pub(super) fn on_step(&mut self, now: Instant, slot: u32, result: Result<Output, Errno>) {
+        let durability = self.config.durability;
         let part = self.part_mut(slot);
         let step = part.step.take().expect("a step was in flight");
         let renamed_to = part.renaming_to.take();
         match (step, result) {
             // An earlier try made it and then failed. It is ours: nobody else has this id.
             (Step::Open, Err(Errno::EEXIST)) if !part.is_created => part.is_created = true,
+            (Step::Open, Err(Errno::EAGAIN)) => self.on_locked(now, slot),
             (Step::Open, Ok(_)) => {
                 part.is_open = true;
                 part.is_created = true;
+                part.reopen_until = None;
             }
+            (Step::SyncName, Ok(_)) => part.is_name_synced = true,
             // Who may not give files away leaves them with their owner, as documented.
             (Step::SetOwner, _) => self.start_step(slot, Step::Rename),
             // Gone is what it should be; anything else leaves the file for the operator.
             (Step::Remove, _) => self.end_removed(slot),
             (Step::SyncData | Step::SyncLength, Err(errno)) => {
-                part.is_doubtful = true;
+                // What was synced before is safe; otherwise nothing is.
+                part.is_doubtful = durability == Durability::Written;
                 self.break_part(slot, errno);
             }
             (_, Err(errno)) => self.break_part(slot, errno),
@@ -101,7 +110,9 @@ impl<M> Store<M> {
                 Op::Rename { from: path, to: it.path.clone() }
             }
             (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
-            (Step::SyncParts, _) => Op::SyncDirectory { path: self.config.parts_dir.clone() },
+            (Step::SyncName | Step::SyncParts, _) => {
+                Op::SyncDirectory { path: self.config.parts_dir.clone() }
+            }
             (Step::Remove, _) => Op::Remove { path: part.arrived_path.clone().unwrap_or(path) },
             (Step::Open | Step::SetOwner | Step::Rename, _) => {
                 unreachable!("opened elsewhere, finished only on the way to an end")
@@ -116,23 +127,55 @@ impl<M> Store<M> {
         if !part.is_open && part.arrived_path.is_none() {
             return self.open_file(slot);
         }
+        // Bytes in a file without a name are not safe.
+        if !part.is_name_synced && part.arrived_path.is_none() {
+            return self.start_step(slot, Step::SyncName);
+        }
         let upload = self.key(slot);
         let part = self.part_mut(slot);
-        assert_eq!(part.upload.received(), part.upload.written());
+        // To say where to go on is to acknowledge what came before.
+        if part.upload.committed() < part.upload.durable() {
+            return;
+        }
         part.goal = Goal::Receive;
-        let offset_bytes = part.upload.written();
+        let offset_bytes = part.upload.committed();
+        assert_eq!(part.upload.received(), offset_bytes);
         self.events.push_back(StoreEvent::Attached { upload, offset_bytes });
         self.serve_waiting(now);
     }
 
     fn open_file(&mut self, slot: u32) {
+        if self.part(slot).reopen_at.is_some() {
+            return;
+        }
         let path = self.part_path(slot);
         let direct = self.config.direct;
+        let dsync = self.config.durability == Durability::Synced(SyncMethod::Dsync);
         let part = self.part_mut(slot);
         part.step = Some(Step::Open);
-        let create = !part.is_created;
-        let how = OpenHow { create, direct, ..OpenHow::default() };
+        // The lock keeps out the last writes of an earlier process that was killed.
+        let how = OpenHow { create: !part.is_created, direct, dsync, lock: true };
         self.emit(slot, FileOp::Step, Op::Open { file: file(slot), path, how });
+    }
+
+    /// Another process has the file: this one asks again soon, and not for ever.
+    fn on_locked(&mut self, now: Instant, slot: u32) {
+        let upload = self.key(slot);
+        let part = self.part_mut(slot);
+        if *part.reopen_until.get_or_insert(now + REOPEN_PATIENCE) <= now {
+            part.reopen_until = None;
+            return self.break_part(slot, Errno::EAGAIN);
+        }
+        let at = now + REOPEN_DELAY;
+        part.reopen_at = Some(at);
+        self.timers.insert(at, upload);
+    }
+
+    pub(super) fn reopen_if_due(&mut self, now: Instant, slot: u32) {
+        if self.part(slot).reopen_at.is_some_and(|it| it <= now) {
+            self.part_mut(slot).reopen_at = None;
+            self.advance(now, slot);
+        }
     }
 
     fn close_file(&mut self, slot: u32) {
@@ -171,7 +214,7 @@ impl<M> Store<M> {
         self.events.push_back(StoreEvent::Removed { upload });
     }
 
-    /// Everything has ended: back to what is known to be written.
+    /// Everything has ended: back to what is known to be durable.
     fn end_broken(&mut self, slot: u32) {
         self.drop_staging(slot);
         self.close_file(slot);
@@ -181,12 +224,13 @@ impl<M> Store<M> {
         let errno = part.broken.take().expect("only a broken part ends here");
         if std::mem::take(&mut part.is_doubtful) {
             part.upload.start_over();
-            // It may have been cut to its length.
-            if part.allocated != u64::MAX {
-                part.allocated = 0;
-            }
         } else {
             part.upload.roll_back();
+        }
+        (part.wanted, part.unsynced_since) = (0, None);
+        // It may have been cut to its length.
+        if matches!(part.goal, Goal::Finish(_)) && part.allocated != u64::MAX {
+            part.allocated = 0;
         }
         if direct && !part.upload.received().is_multiple_of(u64::from(BLOCK_BYTES)) {
             part.tail = Tail::OnDisk;
@@ -198,6 +242,10 @@ impl<M> Store<M> {
         self.events.push_back(StoreEvent::Failed { upload, errno });
     }
 }
+
+/// A killed process's last writes end within a second.
+const REOPEN_DELAY: Duration = Duration::from_millis(50);
+const REOPEN_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Ops are in flight, or bytes wait to be written.
 fn part_is_busy(part: &super::part::Part) -> bool {

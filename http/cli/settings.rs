@@ -25,6 +25,10 @@ pub(super) struct Settings {
     #[arg(long, value_name = "LEVEL")]
     durability: Option<String>,
 
+    /// Give out no new tickets while less than this is free on the disk [default: 64MiB]
+    #[arg(long, value_name = "SIZE")]
+    reserve: Option<String>,
+
     /// What the threads run on: monoio (io_uring, or epoll where that is refused) or tokio-uring
     /// [default: monoio]
     #[arg(long, value_name = "NAME")]
@@ -115,6 +119,7 @@ impl Settings {
             ("listen", &self.listen),
             ("storage_dir", &self.storage_dir),
             ("durability", &self.durability),
+            ("reserve", &self.reserve),
             ("runtime", &self.runtime),
             ("cores", &self.cores),
             ("memory", &self.memory),

@@ -30,6 +30,7 @@ fn works_without_any_file() {
             listen: "127.0.0.1:4000".parse().unwrap(),
             storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
             durability: DurabilityLevel::Synced,
+            reserve_bytes: 64 << 20,
             runtime: Runtime::Monoio,
             cores: None,
             memory_bytes: 64 << 20,
@@ -64,7 +65,7 @@ fn default_storage_dir() {
 fn reads_every_key_from_a_file() {
     let config = from_file(
         "# a comment\nlisten = '[::1]:0'\nstorage_dir = '/srv/in'\nruntime = 'tokio-uring'\n\
-         durability = 'written'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
+         durability = 'written'\nreserve = '0B'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
          callback_timeout = '1s'\nfinish_timeout = '1h30m'\nbackend_behind_proxy = true\n\
          log_format = 'json'\nlog = 'warn,incoming=debug'\n",
     )
@@ -72,6 +73,7 @@ fn reads_every_key_from_a_file() {
     assert_eq!(config.listen, "[::1]:0".parse().unwrap());
     assert_eq!(config.storage_dir, Path::new("/srv/in"));
     assert_eq!(config.durability, DurabilityLevel::Written);
+    assert_eq!(config.reserve_bytes, 0);
     assert_eq!(config.runtime, Runtime::TokioUring);
     assert_eq!(config.cores, Some(3));
     assert_eq!(config.memory_bytes, 1 << 30);

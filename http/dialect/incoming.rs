@@ -154,7 +154,7 @@ impl Session {
 
     /// Everything below `offset_bytes` is safe: acknowledges the messages it covers, each one, in
     /// order. Returns how far the acknowledgements reach, if there are any.
-    pub fn on_written(&mut self, out: &mut BytesMut, offset_bytes: u64) -> Option<u64> {
+    pub fn on_committed(&mut self, out: &mut BytesMut, offset_bytes: u64) -> Option<u64> {
         let mut acked = None;
         while let Some(front) = self.unacked.front().filter(|it| it.end <= offset_bytes) {
             let chunk_size_bytes = front.length_bytes;
@@ -363,11 +363,11 @@ mod tests {
             session.on_appended(length);
             assert_eq!(session.on_binary_end(length), None);
         }
-        assert_eq!(session.on_written(&mut out, 9), None);
-        assert_eq!(session.on_written(&mut out, 10), Some(10));
+        assert_eq!(session.on_committed(&mut out, 9), None);
+        assert_eq!(session.on_committed(&mut out, 10), Some(10));
         assert_eq!(count(&out, "MsgChunkAck"), 2);
-        assert_eq!(session.on_written(&mut out, 40), Some(40));
-        assert_eq!(session.on_written(&mut out, 40), None);
+        assert_eq!(session.on_committed(&mut out, 40), Some(40));
+        assert_eq!(session.on_committed(&mut out, 40), None);
         assert_eq!(count(&out, "MsgChunkAck"), 3);
         assert_eq!(count(&out, r#""ChunkSize":0"#), 1);
         assert!(session.is_settled());
@@ -443,7 +443,7 @@ mod tests {
         let (mut session, mut out) = receiving();
         session.on_appended(100);
         session.on_binary_end(100);
-        session.on_written(&mut out, 100);
+        session.on_committed(&mut out, 100);
         session.on_stored();
         assert_eq!(session.on_text(CANCEL), None);
         assert_eq!(session.on_stray_binary(b"x"), None);

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use engine::driver::{StorageDir, sync_directory};
+use engine::journal::JOURNAL_NAME;
 use engine::op::OpenHow;
 use engine::store::{ARRIVED_NAME, PARTS_NAME};
 use rustix::fs::{FlockOperation, flock};
@@ -139,7 +140,10 @@ fn try_out(storage: &StorageDir) -> Result<(), StorageError> {
     removed.map_err(denied("remove a file from", &arrived))
 }
 
-fn denied(what: &'static str, path: &Path) -> impl Fn(io::Error) -> StorageError {
+pub(super) fn denied(
+    what: &'static str,
+    path: &Path,
+) -> impl Fn(io::Error) -> StorageError + use<> {
     let path = path.to_owned();
     move |error| StorageError::Denied { what, path: path.clone(), error }
 }
@@ -156,7 +160,10 @@ impl StorageError {
                     "give this process's user the directory (chown), or choose another one"
                 }
                 ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another one",
-                ErrorKind::StorageFull => "make room, or choose another one",
+                ErrorKind::WouldBlock => "wait until the disk has ended what a killed server wrote",
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                    "make room, or choose another one"
+                }
                 _ => "mend the file system, or choose another one",
             },
         }
@@ -182,9 +189,6 @@ impl fmt::Display for StorageError {
 }
 
 impl std::error::Error for StorageError {}
-
-/// The journals' directory.
-pub const JOURNAL_NAME: &str = "journal";
 
 /// Parts and journals are nobody else's business. What has arrived is handed to web apps, which may
 /// take it away if they belong to the group.

@@ -4,15 +4,20 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Callback, Outcome, retry_delay};
+use engine::journal::Position;
 use engine::op::{Address, CoreId};
 use engine::ticket::TicketId;
-use engine::tickets::{ClientKey, NewTicket, State, Telling, TicketError};
+use engine::tickets::{ClientKey, NewTicket, State, Telling, Ticket, TicketError};
 use tracing::{info, warn};
 
 use super::Worker;
+use super::journal::Then;
 use crate::codec::response::Response;
 use crate::mail::{Mail, OwnedRequest, ReplyTo};
 use crate::routes::{BackendRequest, NewUpload, ticket_error_response};
+
+/// What a web app hears, and the record that must be durable before.
+type Answered = (Option<Position>, Response);
 
 /// A request to finish an upload while the answer to the callback is still on its way.
 #[derive(Debug)]
@@ -46,36 +51,48 @@ impl Worker {
 
     /// A web app's request for a ticket of this core.
     pub(super) fn on_backend(&mut self, now: Instant, reply_to: ReplyTo, request: OwnedRequest) {
+        match request.request {
+            BackendRequest::NewUpload(_) => self.on_ticket_wanted(now, reply_to, request),
+            _ => self.answer_backend(now, reply_to, request),
+        }
+    }
+
+    pub(super) fn answer_backend(
+        &mut self,
+        now: Instant,
+        reply_to: ReplyTo,
+        request: OwnedRequest,
+    ) {
         let OwnedRequest { id, request } = request;
-        let response = match request {
+        let (position, response) = match request {
             BackendRequest::NewUpload(new) => self.new_upload(now, id, new),
             BackendRequest::CancelUpload { secret, .. } => self.cancel_upload(now, id, &secret),
             BackendRequest::FinishUpload { secret, .. } => {
                 match self.tickets.check_finish(id, secret.as_deref()) {
-                    Ok(()) => {
-                        self.finished(now, id);
-                        Response::text(200, "ok")
-                    }
+                    Ok(()) => (self.finished(now, id), Response::text(200, "ok")),
                     // The app may be faster than its own `wait`.
                     Err(TicketError::NotWaiting) if self.held.len() < HELD_COUNT_MAX => {
                         let until = now + HOLD_FINISH;
                         self.held.push(HeldFinish { ticket: id, reply_to, until });
                         return;
                     }
-                    Err(error) => ticket_error_response(error, false),
+                    Err(error) => (None, ticket_error_response(error, false)),
                 }
             }
         };
-        self.reply(now, reply_to, response);
+        self.reply_after(now, position, reply_to, response);
     }
 
-    /// Tells the web app what became of an upload. Repeated until it has been told.
-    pub(super) fn tell(&mut self, id: TicketId, outcome: Outcome) {
-        if let Some(ticket) = self.tickets.get_mut(id) {
-            ticket.state = State::Telling { outcome, phase: Telling::Calling };
-            ticket.attempt = 0;
-            self.call(id);
-        }
+    /// Tells the web app what became of an upload, as soon as that is recorded. Repeated until it
+    /// has been told.
+    pub(super) fn tell(&mut self, id: TicketId, outcome: Outcome) -> Option<Position> {
+        let ticket = self.tickets.get_mut(id)?;
+        ticket.state = State::Telling { outcome, phase: Telling::Calling };
+        ticket.attempt = 0;
+        self.tickets.set_deadline(id, None);
+        let position = self.record(id);
+        self.after(position, Then::Call(id));
+        Some(position)
     }
 
     pub(super) fn on_callback_answer(
@@ -94,13 +111,16 @@ impl Worker {
         }
         let is_arrival = matches!(outcome, Outcome::Arrived { .. });
         match answer {
-            Answer::Done if is_arrival => self.finished(now, id),
+            Answer::Done if is_arrival => {
+                self.finished(now, id);
+            }
             Answer::Done | Answer::Wait if !is_arrival => self.forget_cancelled(id),
             Answer::Done | Answer::Wait => {
                 *phase = Telling::Waiting;
                 ticket.has_waited = true;
                 info!(upload = %id.short(), "the web app asks to wait");
                 self.tickets.set_deadline(id, Some(now + finish_timeout));
+                self.record(id);
             }
             Answer::Failed { error, retry_after } => {
                 *phase = Telling::BackingOff;
@@ -108,6 +128,7 @@ impl Worker {
                 warn!(upload = %id.short(), attempt, %error, retry_s = delay.as_secs(),
                     "the web app could not be told");
                 self.tickets.set_deadline(id, Some(now + delay));
+                self.record(id);
                 if !is_arrival {
                     self.end_cancelled_client(id);
                     if attempt >= CANCEL_ATTEMPTS_MAX {
@@ -153,31 +174,40 @@ impl Worker {
         }
     }
 
-    fn new_upload(&mut self, now: Instant, id: TicketId, new: NewUpload) -> Response {
+    fn new_upload(&mut self, now: Instant, id: TicketId, new: NewUpload) -> Answered {
         if self.is_stopping {
-            return Response::text(503, "the server is stopping");
+            return (None, Response::text(503, "the server is stopping"));
+        }
+        if let Some(refusal) = self.refuse_for_storage() {
+            return (None, refusal);
         }
         if self.tickets.len() - self.finished.len() >= self.config.tickets_max as usize {
             let message = "too many tickets are open; finish or cancel some";
-            return Response::text(503, message).with_header("Retry-After", "60");
+            return (None, Response::text(503, message).with_header("Retry-After", "60"));
         }
         let NewUpload { url, secret, finish_without_secret, remove_when_finished, owner_uid } = new;
         let new =
             NewTicket { id, url, secret, finish_without_secret, remove_when_finished, owner_uid };
+        let record_bytes = Ticket::new(new.clone()).record(0).encoded_bytes() + NAME_BYTES_USUAL;
+        if !self.journal.has_room_for(record_bytes) {
+            let message = "the journal is full: finish or cancel uploads, or make room on the disk";
+            return (None, Response::text(507, message).with_header("Retry-After", "60"));
+        }
         self.tickets.insert(now, new, self.config.idle_timeout);
         self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
         info!(upload = %id.short(), "ticket issued");
-        Response::text(200, id.to_string())
+        (Some(self.record(id)), Response::text(200, id.to_string()))
     }
 
-    fn cancel_upload(&mut self, now: Instant, id: TicketId, secret: &str) -> Response {
+    fn cancel_upload(&mut self, now: Instant, id: TicketId, secret: &str) -> Answered {
         if let Err(error) = self.tickets.check_cancel(id, secret) {
-            return ticket_error_response(error, true);
+            return (None, ticket_error_response(error, true));
         }
         info!(upload = %id.short(), "cancelled by the web app");
-        let ticket = self.remove_ticket(id).expect("just checked");
+        let (ticket, position) = self.remove_ticket(id).expect("just checked");
         if let Some(upload) = ticket.upload {
-            self.store.discard(now, upload);
+            self.store.detach(now, upload);
+            self.after(position, Then::Discard(upload));
             self.on_store_events(now);
         }
         if let Some(key) = ticket.client {
@@ -187,24 +217,26 @@ impl Worker {
                 self.pump_later(key);
             }
         }
-        Response::text(200, "ok")
+        (Some(position), Response::text(200, "ok"))
     }
 
     /// The web app has the file.
-    fn finished(&mut self, now: Instant, id: TicketId) {
-        let Some(ticket) = self.tickets.get_mut(id) else { return };
+    fn finished(&mut self, now: Instant, id: TicketId) -> Option<Position> {
+        let ticket = self.tickets.get_mut(id)?;
         info!(upload = %id.short(), length_bytes = ticket.length_bytes, "handed over");
         ticket.on_finished();
-        if let Some(upload) = ticket.upload.take() {
-            if ticket.new.remove_when_finished {
-                self.store.discard(now, upload);
-            } else {
-                self.store.forget(upload);
-            }
-        }
-        let client = ticket.client;
+        let (upload, remove) = (ticket.upload.take(), ticket.new.remove_when_finished);
         self.tickets.set_deadline(id, Some(now + self.config.idle_timeout));
-        if let Some(key) = client {
+        let position = self.record(id);
+        self.after(position, Then::Finished { id, upload, remove });
+        Some(position)
+    }
+
+    /// That the web app has the file is durable: nobody needs it here any more.
+    pub(super) fn on_finish_recorded(&mut self, id: TicketId) {
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        ticket.is_recorded = true;
+        if let Some(key) = ticket.client {
             // One in the middle of the handshake hears it at the end of it.
             let waiting = self.clients.get_mut(key).filter(|it| it.connection.is_waiting());
             if let Some(client) = waiting {
@@ -235,7 +267,7 @@ impl Worker {
         }
     }
 
-    fn call(&mut self, id: TicketId) {
+    pub(super) fn call(&mut self, id: TicketId) {
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         let State::Telling { outcome, phase } = &mut ticket.state else { return };
         *phase = Telling::Calling;
@@ -262,18 +294,29 @@ impl Worker {
             let held = self.held.swap_remove(index);
             // The secret was right when it was held.
             let secret = self.tickets.get(id).map(|it| it.new.secret.clone()).unwrap_or_default();
-            let response = match self.tickets.check_finish(id, Some(&secret)) {
-                Ok(()) => {
-                    self.finished(now, id);
-                    Response::text(200, "ok")
-                }
-                Err(error) => ticket_error_response(error, false),
+            let (position, response) = match self.tickets.check_finish(id, Some(&secret)) {
+                Ok(()) => (self.finished(now, id), Response::text(200, "ok")),
+                Err(error) => (None, ticket_error_response(error, false)),
             };
-            self.reply(now, held.reply_to, response);
+            self.reply_after(now, position, held.reply_to, response);
         }
     }
 
-    fn reply(&mut self, now: Instant, reply_to: ReplyTo, response: Response) {
+    /// Answers at once, or when what the answer says is durable.
+    fn reply_after(
+        &mut self,
+        now: Instant,
+        position: Option<Position>,
+        reply_to: ReplyTo,
+        response: Response,
+    ) {
+        match position {
+            Some(position) => self.after(position, Then::Reply(reply_to, response)),
+            None => self.reply(now, reply_to, response),
+        }
+    }
+
+    pub(super) fn reply(&mut self, now: Instant, reply_to: ReplyTo, response: Response) {
         let ReplyTo { core, client } = reply_to;
         if core == self.config.core {
             self.on_answer(now, client, &response);
@@ -282,17 +325,17 @@ impl Worker {
         }
     }
 
-    fn remove_ticket(&mut self, id: TicketId) -> Option<engine::tickets::Ticket> {
+    fn remove_ticket(&mut self, id: TicketId) -> Option<(Ticket, Position)> {
         let ticket = self.tickets.remove(id)?;
         self.config.loads[usize::from(self.config.core.0)].fetch_sub(1, Ordering::Relaxed);
-        Some(ticket)
+        Some((ticket, self.journal.note_removed(id)))
     }
 
     pub(super) fn is_complete(&self, id: TicketId) -> bool {
         let upload = self.tickets.get(id).and_then(|it| it.upload);
-        let is_written =
-            upload.and_then(|it| self.store.upload(it)).is_some_and(|it| it.is_written());
-        is_written && self.tickets.get(id).is_some_and(|it| it.length_bytes > 0)
+        let upload = upload.and_then(|it| self.store.upload(it));
+        upload.is_some_and(|it| it.is_complete())
+            && self.tickets.get(id).is_some_and(|it| it.length_bytes > 0)
     }
 
     fn least_loaded(&self) -> CoreId {
@@ -315,6 +358,9 @@ impl Worker {
 /// How long a request to finish waits for the answer to the callback, as in the original.
 const HOLD_FINISH: Duration = Duration::from_secs(1);
 const HELD_COUNT_MAX: usize = 64;
+
+/// What a ticket's record grows by when a browser has come.
+const NAME_BYTES_USUAL: u32 = 256;
 
 /// Finished uploads that one core remembers.
 const FINISHED_COUNT_MAX: usize = 100_000;

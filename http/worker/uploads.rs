@@ -12,6 +12,8 @@ use engine::upload::AppendError;
 use tracing::{info, warn};
 
 use super::Worker;
+use super::journal::Then;
+use super::watch::STORAGE_AWAY;
 use crate::codec::close_code;
 use crate::dialect::incoming::Command;
 use crate::dialect::message::UploadRequest;
@@ -74,6 +76,13 @@ impl Worker {
         if ticket.client.and_then(accepted_at) > accepted_at(key) {
             return self.close(now, key, close_code::TAKEN_OVER, TAKEN_OVER);
         }
+        let needs_storage = matches!(ticket.state, State::Issued | State::Receiving);
+        if needs_storage && !self.watch.is_good() {
+            return self.close(now, key, close_code::TRY_AGAIN_LATER, STORAGE_AWAY);
+        }
+        if ticket.client.is_some() && !ticket.on_take_over(now) {
+            return self.close(now, key, close_code::TRY_AGAIN_LATER, "taken over too often");
+        }
         if !is_begun {
             ticket.filename_from_browser = name;
             ticket.length_bytes = length_bytes;
@@ -89,6 +98,9 @@ impl Worker {
         if let Some(client) = self.clients.get_mut(key) {
             client.ticket = Some(id);
         }
+        if !is_begun {
+            self.record(id);
+        }
         if let Some(older) = older {
             info!(upload = %id.short(), "taken over by another connection");
             self.unbind(older);
@@ -99,7 +111,7 @@ impl Worker {
                 if !is_begun {
                     self.store.set_length(upload, length_bytes);
                 }
-                let is_complete = self.store.upload(upload).is_some_and(|it| it.is_written());
+                let is_complete = self.store.upload(upload).is_some_and(|it| it.is_complete());
                 if is_complete && is_begun {
                     // Everything is there; only the way out of the parts failed before.
                     self.attach_complete(key, length_bytes);
@@ -135,6 +147,7 @@ impl Worker {
 
     pub(super) fn append(&mut self, now: Instant, key: ClientKey, bytes: &[u8], mask: [u8; 4]) {
         let Some((id, upload)) = self.bound(key) else { return };
+        self.watch_storage(now);
         match self.store.append(now, upload, bytes, mask) {
             Ok(()) => {
                 if let Some(client) = self.clients.get_mut(key) {
@@ -180,18 +193,15 @@ impl Worker {
                     self.pump_later(key);
                 }
             }
-            StoreEvent::Written { upload, .. } => {
-                let Some((id, client)) = self.owner(upload) else { return };
-                if let Some(key) = client {
-                    self.acknowledge(key, upload);
-                    self.flush_for_acks(now, key.slot);
+            StoreEvent::Durable { upload, .. } => {
+                if let Some((id, _)) = self.owner(upload) {
+                    self.journal.note_offset(id);
                 }
-                self.settle(now, id);
             }
             StoreEvent::Arrived { upload, path } => {
                 let Some((id, _)) = self.owner(upload) else { return };
                 info!(upload = %id.short(), "arrived");
-                let path = self.config.storage_dir.join(path);
+                let path = self.absolute(path);
                 self.tell(id, Outcome::Arrived { path });
             }
             StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),
@@ -212,19 +222,22 @@ impl Worker {
             State::Storing | State::Telling { .. } => client.connection.on_stored(),
             State::Finished => {
                 client.connection.on_stored();
-                client.connection.on_finished();
-                self.unbind(key);
+                // Otherwise it hears so when the record is durable.
+                if ticket.is_recorded {
+                    client.connection.on_finished();
+                    self.unbind(key);
+                }
             }
         }
     }
 
-    /// Starts the way out of the parts once every byte is written and every message acknowledged.
+    /// Starts the way out of the parts once every byte is safe and every message acknowledged.
     pub(super) fn settle(&mut self, now: Instant, id: TicketId) {
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         let Some(upload) = ticket.upload.filter(|_| ticket.state == State::Receiving) else {
             return;
         };
-        let is_written = self.store.upload(upload).is_some_and(|it| it.is_written());
+        let is_complete = self.store.upload(upload).is_some_and(|it| it.is_complete());
         let client = ticket.client.and_then(|it| self.clients.get_mut(it));
         // A browser in the handshake has to hear first that nothing is left to send.
         let is_heard = client
@@ -232,7 +245,7 @@ impl Worker {
             .is_none_or(|it| it.connection.is_receiving() && it.connection.is_settled());
         // An empty file that nobody has confirmed is no upload yet.
         let is_confirmed = client.is_some() || ticket.length_bytes > 0;
-        if !is_written || !is_heard || !is_confirmed {
+        if !is_complete || !is_heard || !is_confirmed {
             return;
         }
         if let Some(client) = client {
@@ -272,11 +285,13 @@ impl Worker {
     /// if it is still bound, hears when the web app knows.
     pub(super) fn end_upload(&mut self, now: Instant, id: TicketId, reason: String) {
         let Some(ticket) = self.tickets.get_mut(id) else { return };
-        if let Some(upload) = ticket.upload.take() {
-            self.store.discard(now, upload);
+        let upload = ticket.upload.take();
+        let position = self.tell(id, Outcome::Cancelled { reason });
+        if let (Some(upload), Some(position)) = (upload, position) {
+            self.store.detach(now, upload);
+            self.after(position, Then::Discard(upload));
             self.on_store_events(now);
         }
-        self.tell(id, Outcome::Cancelled { reason });
     }
 
     fn on_failed(&mut self, now: Instant, upload: UploadKey, errno: Errno) {
@@ -291,8 +306,11 @@ impl Worker {
                 self.unbind(key);
                 self.refuse(now, key, PeerError::StorageFailed);
             }
-            return self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
+            self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
+            return;
         }
+        // It may have lost what was recorded.
+        self.journal.note_offset(id);
         ticket.state = State::Receiving;
         // If only the way out of the parts failed, nobody needs to come for the next try.
         let again_after =
@@ -300,7 +318,7 @@ impl Worker {
         self.tickets.set_deadline(id, Some(now + again_after));
         if let Some(key) = client {
             let (code, reason) = if errno.is_shortage() {
-                (close_code::TRY_AGAIN_LATER, "no space or no files left")
+                (close_code::TRY_AGAIN_LATER, "no room on the disk, or file in use")
             } else {
                 (close_code::INTERNAL_ERROR, "storage error")
             };
@@ -310,10 +328,10 @@ impl Worker {
         }
     }
 
-    fn acknowledge(&mut self, key: ClientKey, upload: UploadKey) {
-        let Some(written) = self.store.upload(upload).map(|it| it.written()) else { return };
+    pub(super) fn acknowledge(&mut self, key: ClientKey, upload: UploadKey) {
+        let Some(committed) = self.store.upload(upload).map(|it| it.committed()) else { return };
         let Some(client) = self.clients.get_mut(key) else { return };
-        if let Some(acked) = client.connection.on_written(written) {
+        if let Some(acked) = client.connection.on_committed(committed) {
             self.store.on_acked(upload, acked);
         }
         self.pump_later(key);

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdirSync, mkdtempSync } from 'node:fs';
 import { join } from 'node:path';
-import { await_text, slowed, with_page } from './page_tools.mjs';
+import { await_text, follow, held, with_page } from './page_tools.mjs';
 import { binary_path, free_port, start_program } from './real_server.mjs';
 import { start_proxy } from './tcp_proxy.mjs';
 
@@ -75,15 +75,16 @@ async function example_1(stage) {
       });
     }
     // Cut in the middle: it goes on by itself.
-    await slowed({ proxy }, 20, () =>
-      with_page(stage, url, '#input_file', async (page, choose) => {
+    await with_page(stage, url, '#input_file', async (page, choose) => {
+      const state_msg = await follow(page, '#stats_state_msg');
+      await held({ proxy }, 10, async () => {
         await choose(files.middle);
         await page.waitForFunction(() => document.querySelector('progress').value > 0.2);
-        assert.ok(proxy.cut() >= 1);
-        await await_text(page, '#stats_state_msg', /^lost connection, trying again in 1 s$/);
-        await page.waitForSelector('#output_finished:not([hidden])');
-      }),
-    );
+        assert.equal(proxy.cut(), 1);
+        await state_msg.next(/^lost connection, trying again in 1 s$/);
+      });
+      await page.waitForSelector('#output_finished:not([hidden])');
+    });
     await assert_downloads(url, '/downloads/middle.bin', files.middle);
   });
 }
@@ -92,29 +93,31 @@ async function example_2(stage) {
   await with_example(stage, '2-dynamic', ['--processing-s', '1'], async ({ url, proxy, files }) => {
     await with_page(stage, url, '#input_file_select', async (page, choose) => {
       const disabled = (css) => page.$eval(css, (element) => element.disabled);
-      await slowed({ proxy }, 20, async () => {
+      const state_msg = await follow(page, '#output_state_msg');
+      await held({ proxy }, 5, async () => {
         await choose(files.middle);
-        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        await state_msg.next(/^transfer file chunks/);
         await await_text(page, '#output_rate', /^[1-9]/);
         await stage.screenshot(page, 'example-2');
         await page.click('#input_pause');
-        await await_text(page, '#output_state_msg', /^paused$/);
+        await state_msg.next(/^paused$/);
         assert.deepEqual([await disabled('#input_pause'), await disabled('#input_btn_cancel')], [false, true]);
         await page.click('#input_pause');
-        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        await state_msg.next(/^transfer file chunks/);
         assert.ok(proxy.cut() >= 1);
-        await await_text(page, '#output_state_msg', /^lost connection/);
+        await state_msg.next(/^lost connection/);
       });
       await await_text(page, '#output_finished', /^true$/);
       await await_text(page, '#uploads', /middle\.bin/);
       assert.equal(await page.$eval('#output_error_msg', (node) => node.textContent), '');
       // Others on the same page: one that is cancelled, and one with a name of all sorts.
-      await slowed({ proxy }, 20, async () => {
+      await held({ proxy }, 5, async () => {
         await choose(files.large);
-        await await_text(page, '#output_state_msg', /^transfer file chunks/);
+        await state_msg.next(/^transfer file chunks/);
         await page.click('#input_btn_cancel');
-        await await_text(page, '#output_cancelled', /^true$/);
+        await state_msg.next(/^cancelling/);
       });
+      await await_text(page, '#output_cancelled', /^true$/);
       await await_text(page, '#output_state_msg', /^cancelled: user cancelled manually$/);
       // And the large one once more, to its end.
       for (const file of [files.unicode, files.large]) {
@@ -139,21 +142,26 @@ async function demo(stage) {
       const row = (file) => `.upload[data-name=${JSON.stringify(file.name)}]`;
       const await_state = (file, state) =>
         page.waitForSelector(`${row(file)}[data-state="${state}"]`);
-      await slowed({ proxy }, 20, async () => {
+      await held({ proxy }, 6, async () => {
         await choose(files.middle, files.large, files.other, files.empty, files.unicode);
+        const middle = await follow(page, row(files.middle), 'data-state');
+        const large = await follow(page, row(files.large), 'data-state');
         for (const file of [files.other, files.empty, files.unicode]) await await_state(file, 'finished');
-        await await_state(files.middle, 'transferring');
+        await middle.next(/^transferring$/);
         await page.click(`${row(files.middle)} .pause`);
-        await await_state(files.middle, 'paused');
+        await middle.next(/^paused$/);
         await stage.screenshot(page, 'demo');
         await page.click(`${row(files.middle)} .pause`);
-        await await_state(files.middle, 'transferring');
+        await middle.next(/^transferring$/);
+        await large.next(/^transferring$/);
         assert.ok(proxy.cut() >= 2);
-        await await_state(files.middle, 'offline');
-        await await_state(files.large, 'transferring');
+        await middle.next(/^offline$/);
+        await large.next(/^offline$/);
+        await large.next(/^transferring$/);
         await page.click(`${row(files.large)} .cancel`);
-        await await_state(files.large, 'cancelled');
+        await large.next(/^cancelling$/);
       });
+      await await_state(files.large, 'cancelled');
       await await_state(files.middle, 'finished');
       await page.waitForSelector('#files[data-count="4"]');
       await stage.screenshot(page, 'demo-finished');

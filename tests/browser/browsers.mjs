@@ -5,6 +5,7 @@ import puppeteer from 'puppeteer-core';
 
 const CHROMIUM = '/usr/bin/chromium';
 const FIREFOX = '/usr/bin/firefox-esr';
+const START_TIMEOUT_MS = 120_000;
 
 /** Throws with the remedy when a browser is missing. */
 export function check_browsers(names) {
@@ -19,12 +20,13 @@ export function check_browsers(names) {
 
 export function launch(name) {
   if (name === 'firefox') {
-    return puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true });
+    return puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true, timeout: START_TIMEOUT_MS });
   }
   return puppeteer.launch({
     browser: 'chrome',
     executablePath: CHROMIUM,
     headless: true,
+    timeout: START_TIMEOUT_MS,
     // With the network domain enabled, Chromium copies every binary message to the tests as text.
     networkEnabled: false,
     args: [

@@ -38,37 +38,98 @@ export async function with_page(stage, url, input, act) {
 export async function with_library(stage, files, act) {
   await with_page(stage, `http://${stage.app.host}/plain`, '#files', async (page, choose) => {
     await choose(...files);
+    const moment_counts = files.map(() => 0); // of each upload, how many were awaited
+    const look = (index) => page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
+    const wait = async (index, what, ...condition) => {
+      try {
+        return await (await page.waitForFunction(...condition)).jsonValue();
+      } catch (error) {
+        throw new Error(`${what} did not come: ${JSON.stringify(await look(index))}`, { cause: error });
+      }
+    };
     await act({
       page,
+      look,
       async begin(index, id) {
         await page.evaluate((i, ticket) => begin(i, ticket), index, id);
       },
       tell: (index, method, argument) =>
         page.evaluate((i, name, value) => void uploads[i][name](value), index, method, argument),
-      look: (index) => page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index),
-      /** Waits until `condition`, an expression about `up`, is true, and looks. */
+      /**
+       * Waits until `condition`, an expression about `up`, is true, and looks. It has to be one that
+       * stays true: what passes again may have passed before it is looked at.
+       */
       async until(index, condition) {
         const body = `const up = uploads[${index}]; return ${condition};`;
-        try {
-          await page.waitForFunction(new Function(body), { polling: 20 });
-        } catch (error) {
-          const seen = await page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
-          throw new Error(`${condition} did not come: ${JSON.stringify(seen)}`, { cause: error });
-        }
-        return page.evaluate((i) => ({ ...look(i), calls: calls[i] }), index);
+        await wait(index, condition, new Function(body), { polling: 20 });
+        return look(index);
+      },
+      /** Waits until the upload has come into a state since what was awaited here last: as it was then. */
+      async entered(index, state) {
+        const find = (i, wanted, from) => {
+          const at = moments[i].findIndex((moment, n) => n >= from && moment.state === wanted);
+          return at >= 0 && { at, moment: moments[i][at] };
+        };
+        const found = await wait(index, state, find, { polling: 20 }, index, state, moment_counts[index]);
+        moment_counts[index] = found.at + 1;
+        return found.moment;
       },
     });
   });
 }
 
-/** Slow enough that there is a middle. */
-export async function slowed(stage, mib_per_second, act) {
-  stage.proxy.bytes_per_second = mib_per_second * MIB;
+/** Each connection's upload stops after so many MiB until `act` is done, so that it has a middle. */
+export async function held(stage, mib, act) {
+  stage.proxy.hold_after_bytes = mib * MIB;
   try {
     await act();
   } finally {
-    stage.proxy.bytes_per_second = Infinity;
+    stage.proxy.hold_after_bytes = Infinity;
+    stage.proxy.release();
   }
+}
+
+/**
+ * Records what an element shows from now on: its text, or an attribute. `next` waits until it has
+ * shown what matches since what was awaited last, so nothing is missed that was there for a moment.
+ */
+export async function follow(page, selector, attribute = null) {
+  const record = (css, name) => {
+    const element = document.querySelector(css);
+    const shown = [];
+    const note = (text) => {
+      if (shown.at(-1) !== text) shown.push(text);
+    };
+    const note_now = () => note(name ? element.getAttribute(name) : element.textContent);
+    const observer = new MutationObserver((records) => {
+      for (const { type, addedNodes, oldValue } of records) {
+        if (type === 'childList') for (const node of addedNodes) note(node.textContent);
+        else note(oldValue);
+      }
+      note_now();
+    });
+    const of_text = { childList: true, characterData: true, characterDataOldValue: true, subtree: true };
+    observer.observe(element, name ? { attributeFilter: [name], attributeOldValue: true } : of_text);
+    note_now();
+    window.followed ||= [];
+    return window.followed.push(shown) - 1;
+  };
+  const find = (key, from, source) =>
+    window.followed[key].findIndex((text, at) => at >= from && new RegExp(source).test(text)) + 1;
+  const key = await page.evaluate(record, selector, attribute);
+  let seen_count = 0;
+  return {
+    async next(pattern) {
+      try {
+        const found = await page.waitForFunction(find, { polling: 20 }, key, seen_count, pattern.source);
+        seen_count = await found.jsonValue();
+      } catch (error) {
+        const shown = await page.evaluate((it) => window.followed[it], key);
+        const since = JSON.stringify(shown.slice(seen_count));
+        throw new Error(`${selector} has shown ${since}, not ${pattern}`, { cause: error });
+      }
+    },
+  };
 }
 
 /** The text of an element, when it is what it should be. */

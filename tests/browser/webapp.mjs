@@ -1,5 +1,6 @@
 // A small web app for the tests: gets tickets, takes files over and remembers what it was told.
 
+import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { once } from 'node:events';
 import { createReadStream, readFileSync } from 'node:fs';
@@ -26,12 +27,17 @@ export async function start_webapp(server_host, { old_names = false, answer = 'd
   const pages = new Map(); // path -> text and type
   let last_ticket = null;
 
-  async function command(name, params) {
+  async function command(name, params, again_status = null) {
     const url = `${backend_url}/${name}?${new URLSearchParams(params)}`;
-    const response = await fetch(url, { method: 'POST' });
-    const text = await response.text();
-    if (!response.ok) throw new Error(`${name}: ${response.status} ${text}`);
-    return text;
+    for (;;) {
+      const response = await fetch(url, { method: 'POST' });
+      const text = await response.text();
+      if (response.ok) return text;
+      if (response.status !== again_status || !listener.listening) {
+        throw new Error(`${name}: ${response.status} ${text}`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 
   async function new_ticket() {
@@ -56,11 +62,6 @@ export async function start_webapp(server_host, { old_names = false, answer = 'd
     }
     handovers.set(id, handover);
     for (const resolve of waiting.get(id) || []) resolve(handover);
-    if (answer === 'wait' && handover.cancelled !== 'yes') {
-      // The first web apps did not give their secret here.
-      const params = old_names ? { id } : { id, backendSecret: secrets.get(id) };
-      setTimeout(() => command('finish_upload', params).catch((error) => app.errors.push(error.message)), 1500);
-    }
     return [200, handover.cancelled === 'yes' ? '' : answer];
   }
 
@@ -99,6 +100,13 @@ export async function start_webapp(server_host, { old_names = false, answer = 'd
     handover(id) {
       if (handovers.has(id)) return Promise.resolve(handovers.get(id));
       return new Promise((resolve) => waiting.set(id, [...(waiting.get(id) || []), resolve]));
+    },
+    /** Ends the wait of a server that was answered `wait` when it handed the file over. */
+    async finish(id) {
+      await app.handover(id);
+      // The first web apps did not give their secret here. 412: the server has yet to read the answer.
+      const params = old_names ? { id } : { id, backendSecret: secrets.get(id) };
+      assert.equal(await command('finish_upload', params, 412), 'ok');
     },
     /** Serves a file; `fill` replaces its {{ placeholders }}. */
     serve(path, file, fill = () => ({})) {

@@ -16,8 +16,9 @@ on_every_driver! { a_broken_disk_ends_the_upload_at_the_third_time }
 fn a_full_disk_is_waited_for() {
     assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
     for driver in [Driver::Monoio, Driver::MonoioRefused, Driver::TokioUring] {
-        let within = Some(on_eight_mebibytes as fn(&Path) -> Vec<String>);
-        let server = Setup { within, ..Setup::new(driver, Place::Disk) }.start();
+        let within = Some(on_twelve_mebibytes as fn(&Path) -> Vec<String>);
+        let setup = Setup { within, ..Setup::new(driver, Place::Disk) };
+        let server = setup.with_environment("INCOMING_RESERVE", "0B").start();
         let backend = Backend::done();
         let filler = backend.ticket(&server);
         let mut filler = Client::open(&server, &filler, 10_000_000);
@@ -47,6 +48,18 @@ fn a_full_disk_is_waited_for() {
         client.finish();
         content.assert_file(&server.seen_by_server(&backend.call(&id, 1).path()));
     }
+}
+
+#[test]
+fn a_ticket_needs_room() {
+    assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
+    let within = Some(on_twelve_mebibytes as fn(&Path) -> Vec<String>);
+    let server = Setup { within, ..Setup::default() }.start();
+    let url = Backend::done().url();
+    let form = [("signalFinishURL", url.as_str())];
+    let answer = server.post("/incoming/0.1/backend/new_upload", &form);
+    assert_eq!(answer.status, 507, "less than the reserve is free");
+    assert_eq!(answer.text(), "the disk is full: no new uploads before there is room");
 }
 
 fn a_broken_disk_ends_the_upload_at_the_third_time(setup: &Setup) {
@@ -93,10 +106,10 @@ fn send_until_refused(client: &mut Client, content: Content) -> Event {
     panic!("all of it was stored");
 }
 
-/// A file system of its own for the storage directory.
-fn on_eight_mebibytes(storage_dir: &Path) -> Vec<String> {
+/// A file system of its own for the storage directory. Four go to the journal.
+fn on_twelve_mebibytes(storage_dir: &Path) -> Vec<String> {
     let script = format!(
-        "mount -t tmpfs -o size=8m tmpfs '{}' && exec \"$0\" \"$@\"",
+        "mount -t tmpfs -o size=12m tmpfs '{}' && exec \"$0\" \"$@\"",
         storage_dir.display()
     );
     ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).into()

@@ -144,15 +144,6 @@ fn monoio_without_io_uring_says_so_and_serves() {
 }
 
 #[test]
-fn a_second_server_on_a_storage_directory_is_refused() {
-    let server = Setup::default().start();
-    let (status, said) = start_refused(Setup::default().command(server.storage_dir()));
-    assert!(!status.success());
-    assert!(said.contains(server.storage_dir().to_str().unwrap()), "{said}");
-    assert_eq!(server.get("/incoming/0.1/health").status, 200, "the first one is unharmed");
-}
-
-#[test]
 fn an_unusable_storage_directory_is_refused() {
     let storage = storage(Place::Disk);
     let file = storage.path().join("a-file");

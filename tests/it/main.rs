@@ -29,5 +29,6 @@ mod messages;
 mod peers;
 mod resume;
 mod settings;
+mod storage;
 mod upload;
 mod websocket;

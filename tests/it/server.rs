@@ -49,6 +49,8 @@ pub struct Setup {
     /// Where the server is started within: a command that ends by running its last arguments,
     /// made from the storage directory.
     pub within: Option<fn(&Path) -> Vec<String>>,
+    /// A copy of the server, for users who may not go to the build directory.
+    pub binary: Option<PathBuf>,
 }
 
 impl Setup {
@@ -61,6 +63,7 @@ impl Setup {
             memory_mib: 16,
             environment: Vec::new(),
             within: None,
+            binary: None,
         }
     }
 
@@ -80,7 +83,8 @@ impl Setup {
             let wrapper = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/without_io_uring.py");
             words.extend(["python3", wrapper, "EPERM"].map(str::to_owned));
         }
-        words.push(env!("CARGO_BIN_EXE_incoming").to_owned());
+        let binary = self.binary.as_deref().map(|it| it.to_str().expect("UTF-8").to_owned());
+        words.push(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_incoming").to_owned()));
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]);
         let runtime = match self.driver {

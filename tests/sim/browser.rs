@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::core::{Core, core_index};
+use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
 use crate::upload::{End, Plan, Upload};
@@ -24,6 +24,10 @@ pub(crate) struct Link {
     acked: usize,
     /// When it connected.
     acked_before: usize,
+    /// It connected when the web app knew already that the upload is cancelled.
+    is_after_cancel: bool,
+    /// Or that it has the file.
+    is_after_finish: bool,
     window_count: usize,
     /// How much it moves at a time.
     move_bytes_max: usize,
@@ -63,6 +67,8 @@ impl Link {
             position: 0,
             acked: 0,
             acked_before: it.acked,
+            is_after_cancel: it.was_cancelled_by_app,
+            is_after_finish: it.is_handed_over,
             window_count: rng.pick(&[1, 4, 4, 8]),
             move_bytes_max: (it.bytes.len() / rng.within(1..60)).max(60),
             silent_until: now,
@@ -91,7 +97,7 @@ impl Link {
         now: Instant,
         pipe: &mut Pipe,
         upload: &mut Upload,
-        cores: &[Core],
+        disk: &Disk,
         churn: usize,
     ) {
         if upload.end.is_some() && self.stage != Stage::Leaving {
@@ -109,7 +115,7 @@ impl Link {
         }
         match rng.below(10) {
             0..4 => self.write(rng, pipe),
-            4..8 => self.read(rng, pipe, upload, cores),
+            4..8 => self.read(rng, pipe, upload, disk),
             _ => self.produce(rng, upload),
         }
     }
@@ -177,14 +183,14 @@ impl Link {
         }
     }
 
-    fn read(&mut self, rng: &mut Rng, pipe: &mut Pipe, upload: &mut Upload, cores: &[Core]) {
+    fn read(&mut self, rng: &mut Rng, pipe: &mut Pipe, upload: &mut Upload, disk: &Disk) {
         let most = pipe.down.len().min(self.move_bytes_max);
         let count = if rng.chance(50) { most } else { rng.below(most + 1) };
         self.input.extend(pipe.down.take(count));
         if self.stage == Stage::Leaving {
             self.input.clear();
         } else {
-            self.understand(rng, upload, cores);
+            self.understand(rng, upload, disk);
         }
         if pipe.down.has_ended() && (!self.is_lazy || pipe.is_closed) {
             if !self.has_ended {
@@ -194,7 +200,7 @@ impl Link {
         }
     }
 
-    fn understand(&mut self, rng: &mut Rng, upload: &mut Upload, cores: &[Core]) {
+    fn understand(&mut self, rng: &mut Rng, upload: &mut Upload, disk: &Disk) {
         if self.stage == Stage::Upgrading {
             let Some(end) = self.input.windows(4).position(|it| it == b"\r\n\r\n") else { return };
             assert!(self.input.starts_with(b"HTTP/1.1 101 "), "the upgrade is accepted");
@@ -208,7 +214,7 @@ impl Link {
             match opcode {
                 TEXT => {
                     let message: Value = serde_json::from_slice(&payload).expect("JSON");
-                    self.on_message(rng, &message, upload, cores);
+                    self.on_message(rng, &message, upload, disk);
                 }
                 PING => {
                     let mut pong = Vec::new();
@@ -228,14 +234,16 @@ impl Link {
         }
     }
 
-    fn on_message(&mut self, rng: &mut Rng, message: &Value, upload: &mut Upload, cores: &[Core]) {
-        let core = &cores[core_index(upload.owner())];
+    fn on_message(&mut self, rng: &mut Rng, message: &Value, upload: &mut Upload, disk: &Disk) {
         let data = &message["MsgData"];
         match message["MsgType"].as_str().expect("a type") {
             "MsgUploadConf" => {
                 assert_eq!(self.stage, Stage::Requesting);
                 let position = data["FilePos"].as_u64().expect("FilePos") as usize;
-                upload.on_confirmed(position, self.acked_before, core);
+                assert!(!self.is_after_cancel, "the web app was told that it is cancelled");
+                let is_whole = position == upload.bytes.len();
+                assert!(is_whole || !self.is_after_finish, "the web app has it already");
+                upload.on_confirmed(position, self.acked_before, disk);
                 if self.is_pipelining {
                     assert_eq!(position, self.acked, "nobody else has sent anything");
                 } else {
@@ -249,7 +257,7 @@ impl Link {
                 let length = data["ChunkSize"].as_u64().expect("ChunkSize") as usize;
                 assert_eq!(self.unacked.pop_front(), Some(length), "one ack each, in order");
                 self.acked += length;
-                upload.on_acked(self.acked, core);
+                upload.on_acked(self.acked, disk);
             }
             "MsgAllDone" => {
                 assert_eq!(self.stage, Stage::Sending);
@@ -258,6 +266,7 @@ impl Link {
                 // The answer to `finish_upload` may still be on its way.
                 assert!(upload.is_handed_over || upload.is_waiting, "the web app has the file");
                 upload.is_handed_over = true;
+                upload.check_finished(disk);
                 upload.end = Some(End::AllDone);
             }
             "MsgCancel" => {
@@ -269,9 +278,10 @@ impl Link {
             "MsgCancelAck" => {
                 assert_eq!(self.stage, Stage::Cancelling);
                 assert!(upload.was_cancel_asked || upload.cancel_told.is_some());
+                upload.check_cancelled(disk);
                 upload.end = Some(End::Cancelled);
             }
-            "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), core),
+            "MsgError" => upload.on_error(data["ErrorCode"].as_u64().expect("ErrorCode"), disk),
             other => panic!("{other} from a server"),
         }
     }

@@ -14,11 +14,12 @@ use incoming::worker::Worker;
 use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
+use crate::trace::Trace;
 
 #[derive(Debug)]
 pub(crate) struct Core {
     pub(crate) worker: Worker,
-    pub(crate) disk: Disk,
+    id: CoreId,
     /// Connections that wait to be accepted.
     pub(crate) backlog: VecDeque<PipeId>,
     /// What others sent, in order for each sender.
@@ -37,6 +38,14 @@ struct Socket {
     pipe: PipeId,
     is_write_shut: bool,
     is_shut: bool,
+}
+
+/// What the cores of a server share.
+#[derive(Debug)]
+pub(crate) struct Kernel {
+    pub(crate) disk: Disk,
+    pub(crate) pipes: Vec<Pipe>,
+    pub(crate) trace: Trace,
 }
 
 /// Something on its way to a core or to the control thread.
@@ -59,10 +68,10 @@ enum Ready {
 }
 
 impl Core {
-    pub(crate) fn new(worker: Worker, disk: Disk, sender_count: usize) -> Self {
+    pub(crate) fn new(worker: Worker, id: CoreId, sender_count: usize) -> Self {
         Self {
             worker,
-            disk,
+            id,
             backlog: VecDeque::new(),
             inboxes: (0..sender_count).map(|_| VecDeque::new()).collect(),
             sockets: HashMap::new(),
@@ -79,37 +88,39 @@ impl Core {
     }
 
     /// One wake-up: some of what is ready, in any order, then everything the worker wants.
-    pub(crate) fn step(&mut self, now: Instant, pipes: &mut [Pipe], rng: &mut Rng) -> Outbox {
+    pub(crate) fn step(&mut self, now: Instant, kernel: &mut Kernel, rng: &mut Rng) -> Outbox {
         for _ in 0..rng.within(1..4) {
-            let ready = self.ready(pipes);
+            let ready = self.ready(kernel);
             if ready.is_empty() {
                 break;
             }
             let one = rng.pick(&ready);
-            self.happen(now, one, pipes, rng);
+            self.happen(now, one, kernel, rng);
             self.check_timeouts(now);
         }
-        self.run_ops(now, pipes, rng)
+        self.run_ops(now, kernel, rng)
     }
 
     /// As a driver does before it sleeps.
-    pub(crate) fn tick(&mut self, now: Instant, pipes: &mut [Pipe], rng: &mut Rng) -> Outbox {
+    pub(crate) fn tick(&mut self, now: Instant, kernel: &mut Kernel, rng: &mut Rng) -> Outbox {
         self.check_timeouts(now);
-        self.run_ops(now, pipes, rng)
+        self.run_ops(now, kernel, rng)
     }
 
     /// Something is ready to happen without anybody else.
-    pub(crate) fn is_busy(&self, pipes: &[Pipe]) -> bool {
-        !self.ready(pipes).is_empty()
+    pub(crate) fn is_busy(&self, kernel: &Kernel) -> bool {
+        !self.ready(kernel).is_empty()
     }
 
     /// Every op on a socket is over and nothing is on its way here.
-    pub(crate) fn check_end(&self) {
+    pub(crate) fn check_end(&self, disk: &Disk) {
         assert!(self.worker.is_stopped());
         assert_eq!(self.worker.leased_bytes(), 0, "no lease is held");
         assert_eq!(self.worker.client_count(), 0, "no connection is left");
         assert!(self.sockets.is_empty() && self.readables.is_empty() && self.sends.is_empty());
-        assert!(self.disk.is_idle() && !self.disk.has_open_files());
+        assert!(disk.is_idle(self.id));
+        // Its journal stays open to the end.
+        assert!(disk.open_files(self.id).all(|it| it.0 < 2), "no upload's file is open");
     }
 
     pub(crate) fn has_mail(&self) -> bool {
@@ -125,26 +136,26 @@ impl Core {
         }
     }
 
-    fn ready(&self, pipes: &[Pipe]) -> Vec<Ready> {
+    fn ready(&self, kernel: &Kernel) -> Vec<Ready> {
         let mut ready = Vec::new();
         if self.accepting && !self.backlog.is_empty() {
             ready.push(Ready::Accept);
         }
         for (index, (_, socket)) in self.readables.iter().enumerate() {
             let it = &self.sockets[socket];
-            let pipe = &pipes[it.pipe];
+            let pipe = &kernel.pipes[it.pipe];
             if it.is_shut || pipe.is_reset || pipe.up.len() > 0 || pipe.up.has_ended() {
                 ready.push(Ready::Readable(index));
             }
         }
         for (index, (_, socket, _)) in self.sends.iter().enumerate() {
             let it = &self.sockets[socket];
-            let pipe = &pipes[it.pipe];
+            let pipe = &kernel.pipes[it.pipe];
             if it.is_shut || pipe.is_reset || pipe.down.space() > 0 {
                 ready.push(Ready::Send(index));
             }
         }
-        if !self.disk.is_idle() {
+        if !kernel.disk.is_idle(self.id) {
             ready.push(Ready::Disk);
         }
         let full = self.inboxes.iter().enumerate().filter(|it| !it.1.is_empty());
@@ -152,11 +163,11 @@ impl Core {
         ready
     }
 
-    fn happen(&mut self, now: Instant, ready: Ready, pipes: &mut [Pipe], rng: &mut Rng) {
+    fn happen(&mut self, now: Instant, ready: Ready, kernel: &mut Kernel, rng: &mut Rng) {
         let event = match ready {
             Ready::Accept => {
                 self.accepting = false;
-                completion(Token::Accept, self.accept(pipes, rng))
+                completion(Token::Accept, self.accept(kernel, rng))
             }
             Ready::Readable(index) => {
                 let (token, _) = self.readables.swap_remove(index);
@@ -165,7 +176,7 @@ impl Core {
             Ready::Send(index) => {
                 let (token, socket, bytes) = self.sends.swap_remove(index);
                 let it = &self.sockets[&socket];
-                let pipe = &mut pipes[it.pipe];
+                let pipe = &mut kernel.pipes[it.pipe];
                 let result = if it.is_shut || pipe.is_reset {
                     Err(EPIPE)
                 } else {
@@ -177,8 +188,10 @@ impl Core {
                 completion(token, result)
             }
             Ready::Disk => {
-                let done = self.disk.complete(self.worker.memory_mut());
-                Event::Completion(done.expect("an op is in flight"))
+                let Some(done) = kernel.disk.complete(self.id, self.worker.memory_mut()) else {
+                    return;
+                };
+                Event::Completion(done)
             }
             Ready::Inbox(sender) => match self.inboxes[sender].pop_front().expect("not empty") {
                 Sent::Mail(mail) => Event::Mail(mail),
@@ -188,16 +201,17 @@ impl Core {
                 }
             },
         };
+        kernel.trace.note_event(self.id, &event);
         self.worker.on_event(now, event);
     }
 
-    fn accept(&mut self, pipes: &mut [Pipe], rng: &mut Rng) -> Result<Output, Errno> {
+    fn accept(&mut self, kernel: &mut Kernel, rng: &mut Rng) -> Result<Output, Errno> {
         if self.accept_faults_left > 0 && rng.chance(10) {
             self.accept_faults_left -= 1;
             return Err(Errno::EMFILE);
         }
         let pipe = self.backlog.pop_front().expect("somebody waits");
-        pipes[pipe].is_accepted = true;
+        kernel.pipes[pipe].is_accepted = true;
         let peer = "127.0.0.1:50000".parse().unwrap();
         Ok(Output::Accepted { socket: self.insert(pipe), peer })
     }
@@ -209,9 +223,10 @@ impl Core {
         socket
     }
 
-    fn run_ops(&mut self, now: Instant, pipes: &mut [Pipe], rng: &mut Rng) -> Outbox {
+    fn run_ops(&mut self, now: Instant, kernel: &mut Kernel, rng: &mut Rng) -> Outbox {
         let mut outbox = Outbox::new();
         while let Some((token, op)) = self.worker.poll_op() {
+            kernel.trace.note_op(self.id, token, &op);
             match op {
                 Op::Accept => {
                     assert!(!self.accepting, "one accept at a time");
@@ -224,7 +239,7 @@ impl Core {
                     self.readables.push((token, socket));
                 }
                 Op::Recv { socket, length_bytes } => {
-                    let result = self.receive(socket, length_bytes, pipes, rng);
+                    let result = self.receive(socket, length_bytes, kernel, rng);
                     self.worker.on_event(now, completion(token, result));
                 }
                 Op::Send { socket, bytes } => {
@@ -232,17 +247,17 @@ impl Core {
                     assert!(!self.sockets[&socket].is_write_shut, "a send after the shutdown");
                     self.sends.push((token, socket, bytes));
                 }
-                Op::Shutdown { socket, how } => self.shut(socket, how, pipes),
+                Op::Shutdown { socket, how } => self.shut(socket, how, kernel),
                 Op::Close { socket } => {
                     let pipe = self.forget(socket);
-                    pipes[pipe].close();
+                    kernel.pipes[pipe].close();
                 }
                 Op::Migrate { socket, to, mail } => {
                     let pipe = self.forget(socket);
                     outbox.push((Address::Core(to), Sent::Socket(pipe, mail)));
                 }
                 Op::Post { to, mail } => outbox.push((to, Sent::Mail(mail))),
-                op => self.disk.start(token, op, self.worker.memory()),
+                op => kernel.disk.start(self.id, token, op, self.worker.memory()),
             }
         }
         outbox
@@ -252,11 +267,11 @@ impl Core {
         &mut self,
         socket: SocketId,
         length_bytes: u32,
-        pipes: &mut [Pipe],
+        kernel: &mut Kernel,
         rng: &mut Rng,
     ) -> Result<Output, Errno> {
         let it = &self.sockets[&socket];
-        let pipe = &mut pipes[it.pipe];
+        let pipe = &mut kernel.pipes[it.pipe];
         assert!(length_bytes > 0);
         if pipe.is_reset {
             return Err(ECONNRESET);
@@ -278,7 +293,7 @@ impl Core {
         Ok(Output::Bytes(count as u32))
     }
 
-    fn shut(&mut self, socket: SocketId, how: Direction, pipes: &mut [Pipe]) {
+    fn shut(&mut self, socket: SocketId, how: Direction, kernel: &mut Kernel) {
         let it = self.sockets.get_mut(&socket).expect("an open socket");
         assert!(
             how == Direction::Both || !self.sends.iter().any(|it| it.1 == socket),
@@ -286,7 +301,7 @@ impl Core {
         );
         it.is_write_shut = true;
         it.is_shut |= how == Direction::Both;
-        pipes[it.pipe].down.end();
+        kernel.pipes[it.pipe].down.end();
     }
 
     fn forget(&mut self, socket: SocketId) -> PipeId {

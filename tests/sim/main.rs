@@ -4,12 +4,17 @@
 //! `SEEDS=17 cargo test --test sim` runs one seed, `SEEDS=0..100000` many.
 
 mod browser;
+mod chaos;
 mod core;
-#[path = "../../engine/tests/store/disk.rs"]
+#[path = "../../engine/tests/store/disk/mod.rs"]
 mod disk;
 mod net;
+mod promise;
 #[path = "../../engine/tests/store/rng.rs"]
 mod rng;
+mod server;
+mod start;
+mod trace;
 mod upload;
 mod webapp;
 mod websocket;
@@ -23,7 +28,17 @@ use world::World;
 
 #[test]
 fn every_upload_ends_well_whatever_happens() {
-    for_each_seed(400, |seed| World::new(seed).run());
+    for_each_seed(2_000, |seed| {
+        World::new(seed).run();
+    });
+}
+
+/// Whatever a seed shows can be shown again.
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for_each_seed(20, |seed| {
+        assert_eq!(World::traced(seed).run(), World::traced(seed).run());
+    });
 }
 
 /// Panics so far. A worker survives what a connection's bytes make it do; here it may not happen.

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use engine::op::CoreId;
 use engine::ticket::TicketId;
 
-use crate::core::Core;
+use crate::disk::Disk;
 use crate::rng::Rng;
 
 #[derive(Clone, Debug)]
@@ -18,8 +17,11 @@ pub(crate) struct Upload {
     pub(crate) plan: Plan,
     /// The largest message that its browser sends.
     pub(crate) chunk_bytes_max: usize,
+    /// Acknowledged bytes survive a power cut.
+    pub(crate) is_synced: bool,
     /// Bytes that the browser was told to forget.
     pub(crate) acked: usize,
+    pub(crate) ack_count: usize,
     /// Bytes that any connection has sent.
     pub(crate) sent: usize,
     /// Its first connection may send bytes before it is told where to begin: there is no other.
@@ -34,6 +36,10 @@ pub(crate) struct Upload {
     pub(crate) has_arrived: bool,
     /// The web app has taken the file, or has said so.
     pub(crate) is_handed_over: bool,
+    /// And the server has said that it knows.
+    pub(crate) is_finish_known: bool,
+    /// The server ended while it was told something: it may not know.
+    pub(crate) was_cut_off: bool,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
     /// Tickets are short-lived in this run.
@@ -79,7 +85,9 @@ impl Upload {
             is_removed_when_finished: rng.chance(50),
             plan,
             chunk_bytes_max: (length / rng.within(1..30)).clamp(100, 1 << 20),
+            is_synced: false,
             acked: 0,
+            ack_count: 0,
             sent: 0,
             may_pipeline: false,
             was_cancelled_by_browser: false,
@@ -88,6 +96,8 @@ impl Upload {
             cancel_told: None,
             has_arrived: false,
             is_handed_over: false,
+            is_finish_known: false,
+            was_cut_off: false,
             is_waiting: false,
             may_time_out: false,
             failed_answers_left: rng.below(3) as u32,
@@ -95,10 +105,7 @@ impl Upload {
         }
     }
 
-    pub(crate) fn owner(&self) -> CoreId {
-        self.ticket.expect("a ticket").owner(CORE_COUNT)
-    }
-
+    /// As ops name it.
     pub(crate) fn part_path(&self) -> PathBuf {
         PathBuf::from("parts").join(self.ticket.unwrap().to_string())
     }
@@ -108,46 +115,13 @@ impl Upload {
     }
 
     /// What lies on the disk, as long as it has to.
-    pub(crate) fn data<'a>(&self, core: &'a Core) -> Option<&'a [u8]> {
-        core.disk.data(&self.part_path()).or_else(|| core.disk.data(&self.arrived_path()))
+    pub(crate) fn data<'a>(&self, disk: &'a Disk) -> Option<&'a [u8]> {
+        disk.data(&self.part_path()).or_else(|| disk.data(&self.arrived_path()))
     }
 
-    /// The browser may forget everything below `end`: it lies on the disk.
-    pub(crate) fn on_acked(&mut self, end: usize, core: &Core) {
-        assert!(end <= self.sent, "only what was sent is acknowledged");
-        let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
-        match self.data(core) {
-            _ if core.disk.has_lost(&self.ticket.unwrap().to_string()) => {}
-            None => assert!(is_over, "acknowledged bytes are on the disk"),
-            Some(data) => {
-                assert!(data.len() >= end || is_over, "acknowledged bytes are on the disk");
-                let from = self.acked.min(end) & !0xfff;
-                let end = end.min(data.len());
-                assert!(data[from..end] == self.bytes[from..end], "acknowledged bytes are right");
-            }
-        }
-        self.acked = self.acked.max(end);
-    }
-
-    /// The browser is told to go on at `position`. When it connected, everything below `acked` was
-    /// acknowledged.
-    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, core: &Core) {
-        assert!(position <= self.sent, "nobody has sent so much");
-        if position < acked {
-            let has_lost = core.disk.has_lost(&self.ticket.unwrap().to_string());
-            assert!(has_lost, "acknowledged bytes are asked for again");
-            self.acked = position;
-        }
-        if let Some(data) = self.data(core)
-            && !core.disk.has_lost(&self.ticket.unwrap().to_string())
-        {
-            assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
-        }
-    }
-
-    pub(crate) fn on_error(&mut self, code: u64, core: &Core) {
+    pub(crate) fn on_error(&mut self, code: u64, disk: &Disk) {
         let is_right = match code {
-            STORAGE_FAILED => core.disk.has_failed(),
+            STORAGE_FAILED => disk.has_failed(),
             TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled() || self.may_time_out,
             FILE_LONGER_THAN_DECLARED => self.plan == Plan::SendTooMuch,
             CANCELLED_BY_BACKEND => self.was_cancel_asked,
@@ -168,7 +142,6 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
 });
 
-pub(crate) const CORE_COUNT: u16 = 2;
 pub(crate) const STORAGE_DIR: &str = "/storage";
 
 const FILE_LONGER_THAN_DECLARED: u64 = 105;

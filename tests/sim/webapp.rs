@@ -1,14 +1,14 @@
 //! A web app: its requests to the server, and its answers to callbacks.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Callback, Outcome};
-use engine::op::{Address, CoreId};
+use engine::op::CoreId;
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
 
-use crate::core::{Core, Outbox, Sent, core_index};
+use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
 use crate::upload::{Plan, STORAGE_DIR, Upload};
@@ -36,6 +36,8 @@ pub(crate) struct Told {
     at: Instant,
     from: CoreId,
     callback: Callback,
+    /// Which start of the server waits for it.
+    run: u32,
 }
 
 impl Call {
@@ -85,22 +87,23 @@ impl Told {
     pub(crate) fn new(
         rng: &mut Rng,
         now: Instant,
-        from: CoreId,
-        callback: Callback,
+        run: u32,
+        (from, callback): (CoreId, Callback),
         upload: &mut Upload,
-        core: &Core,
+        disk: &Disk,
     ) -> Self {
         assert_eq!(callback.backend_secret, "s&cret");
-        assert_eq!(from, upload.owner());
         match &callback.outcome {
             Outcome::Arrived { path } => {
                 assert!(!upload.was_cancelled_by_app && upload.cancel_told.is_none());
-                assert!(!upload.is_handed_over, "it has it");
+                assert!(!upload.is_finish_known, "the server knows that it has it");
+                assert!(!upload.is_handed_over || upload.was_cut_off, "it has it");
                 assert_eq!(callback.filename_from_browser, "a \"file\"");
-                let arrived = upload.arrived_path();
-                assert_eq!(*path, Path::new(STORAGE_DIR).join(&arrived));
-                assert!(core.disk.data(&arrived).unwrap() == upload.bytes, "the file is the file");
-                core.disk.assert_durable(&arrived, upload.part_path().parent().unwrap());
+                assert_eq!(*path, PathBuf::from(STORAGE_DIR).join(upload.arrived_path()));
+                let path = upload.arrived_path();
+                assert!(disk.data(&path).unwrap() == upload.bytes, "the file is the file");
+                assert!(disk.is_durable(&path), "its bytes, its length and its name are safe");
+                upload.check_arrived(disk);
                 upload.has_arrived = true;
             }
             Outcome::Cancelled { reason } => {
@@ -109,19 +112,16 @@ impl Told {
                     "no more" => upload.was_cancelled_by_browser,
                     "upload timed out" => upload.may_time_out,
                     TOO_MUCH => upload.plan == Plan::SendTooMuch,
-                    "storage error" => core.disk.has_failed(),
+                    "storage error" => disk.has_failed(),
                     _ => false,
                 };
-                assert!(
-                    is_right,
-                    "cancelled: {reason}: {:?}",
-                    Upload { bytes: &[], ..upload.clone() }
-                );
+                let shown = Upload { bytes: &[], ..upload.clone() };
+                assert!(is_right, "cancelled: {reason}: {shown:?}");
                 upload.cancel_told = Some(reason.clone());
             }
         }
         let at = now + Duration::from_millis(rng.below(3_000) as u64);
-        Self { at, from, callback }
+        Self { at, from, callback, run }
     }
 
     pub(crate) fn ticket(&self) -> TicketId {
@@ -132,45 +132,55 @@ impl Told {
         self.at
     }
 
-    /// What the web app answers.
-    pub(crate) fn answer(self, rng: &mut Rng, upload: &mut Upload) -> Outbox {
+    pub(crate) fn run(&self) -> u32 {
+        self.run
+    }
+
+    /// What the web app answers, and whom.
+    pub(crate) fn answer(self, rng: &mut Rng, upload: &mut Upload) -> (CoreId, Mail) {
         let answer = if upload.failed_answers_left > 0 && rng.chance(40) {
             upload.failed_answers_left -= 1;
             Answer::Failed { error: "out of order".into(), retry_after: None }
         } else if !upload.has_arrived {
             Answer::Done
-        } else if rng.chance(30) {
+        } else if rng.chance(30) && !upload.is_handed_over {
             upload.is_waiting = true;
             Answer::Wait
         } else {
             upload.is_handed_over = true;
             Answer::Done
         };
-        let Callback { ticket, attempt, .. } = self.callback;
-        let mail = Mail::CallbackAnswer { ticket, attempt, answer };
-        vec![(Address::Core(self.from), Sent::Mail(mail))]
+        (self.from, done(&self.callback, answer))
     }
 }
 
+/// The answer to a callback.
+pub(crate) fn done(callback: &Callback, answer: Answer) -> Mail {
+    let Callback { ticket, attempt, .. } = *callback;
+    Mail::CallbackAnswer { ticket, attempt, answer }
+}
+
 /// The web app has an answer to its request.
-pub(crate) fn on_response(
-    call: &Call,
-    status: u16,
-    body: &str,
-    it: &mut Upload,
-    cores: &mut [Core],
-) {
+pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload, disk: &mut Disk) {
     match (call.kind, status) {
         (CallKind::New, 200) => {
             it.ticket = TicketId::parse(body);
-            let core = &mut cores[core_index(it.owner())];
-            core.disk.expect(body.to_owned(), it.bytes);
+            disk.expect(body.to_owned(), it.bytes);
+            it.check_known(disk);
         }
-        (CallKind::Cancel, 200) => it.was_cancelled_by_app = true,
+        (CallKind::Cancel, 200) => {
+            it.was_cancelled_by_app = true;
+            it.check_cancelled(disk);
+        }
         (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),
         (CallKind::Cancel, 400) => assert!(it.is_cancelled() || it.may_time_out),
-        (CallKind::Finish, 200) => it.is_handed_over = true,
+        (CallKind::Finish, 200) => {
+            (it.is_handed_over, it.is_finish_known) = (true, true);
+            it.check_finished(disk);
+        }
         (CallKind::Finish, 400) => assert!(it.may_time_out),
+        // No room on the disk, or no disk: it asks again.
+        (CallKind::New, 503 | 507) => assert!(disk.has_failed()),
         // Too early; or it was asked again and has said `done`.
         (CallKind::Finish, 412) => {}
         _ => panic!("{:?} is answered with {status} {body}", call.kind),

@@ -6,6 +6,7 @@
 extern crate incoming_engine as engine;
 
 mod disk;
+mod media;
 mod rng;
 
 use std::collections::VecDeque;
@@ -14,7 +15,9 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use disk::{Disk, Weather};
+use engine::durability::{Durability, SyncMethod};
 use engine::mask::rotate;
+use engine::op::{CoreId, StorageHealth};
 use engine::store::{Finish, Room, Store, StoreConfig, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
 use engine::upload::AppendError;
@@ -35,6 +38,9 @@ struct Sim {
     churn: usize,
     /// Events are delivered late by chance, as in a busy turn.
     lateness: usize,
+    durability: Durability,
+    /// What a journal would be writing.
+    commits: VecDeque<(UploadKey, u64)>,
 }
 
 /// What a worker knows of one upload.
@@ -51,10 +57,9 @@ struct Client {
     /// Below, the disk has been compared.
     verified: usize,
     piece_bytes_max: usize,
-    /// It sends no more while so much of what it sent is not written.
+    /// It sends no more while so much of what it sent is not recorded.
     window_bytes: usize,
-    /// As far as it was told.
-    written: usize,
+    recorded: usize,
     events: VecDeque<StoreEvent>,
 }
 
@@ -80,13 +85,24 @@ impl Sim {
             direct: rng.chance(70),
             staging_bytes: if is_crowded { 1024 } else { rng.pick(&[64, 128, 192, 320, 1024]) }
                 << 10,
+            journal_bytes: 0,
+            durability: rng.pick(&[
+                Durability::Written,
+                Durability::Synced(SyncMethod::Dsync),
+                Durability::Synced(SyncMethod::Fdatasync),
+            ]),
         };
+        let durability = config.durability;
         let is_fair = rng.chance(40);
         let weather = Weather {
             faults_left: if is_fair { 0 } else { rng.below(12) as u32 },
             fault_percent: rng.within(1..15),
             short_percent: rng.pick(&[0, 5, 40]),
+            slow_percent: rng.pick(&[0, 0, 10]),
             can_allocate: rng.chance(80),
+            is_ordered: rng.chance(50),
+            is_full: false,
+            health: StorageHealth::Good,
         };
         let mut store = Store::new(config).unwrap();
         let mut disk = Disk::new(rng.next(), weather);
@@ -109,14 +125,16 @@ impl Sim {
                 acked: 0,
                 verified: 0,
                 window_bytes: rng.pick(&[1, 5_000, 100_000, usize::MAX]),
-                written: 0,
+                recorded: 0,
                 piece_bytes_max: (length / rng.within(1..40)).max(500),
                 events: VecDeque::new(),
             }
         });
         let clients = clients.collect();
         let (churn, lateness) = (rng.pick(&[0, 2, 10]), rng.pick(&[0, 30, 80]));
-        Self { rng, now: Instant::now(), store, disk, clients, churn, lateness }
+        let now = Instant::now();
+        let commits = VecDeque::new();
+        Self { rng, now, store, disk, clients, churn, lateness, durability, commits }
     }
 
     fn run(mut self) {
@@ -134,7 +152,7 @@ impl Sim {
     fn step(&mut self) {
         match self.rng.below(100) {
             0..45 => {
-                if let Some(completion) = self.disk.complete(self.store.memory_mut()) {
+                if let Some(completion) = self.disk.complete(CORE, self.store.memory_mut()) {
                     self.store.on_completion(self.now, completion);
                 }
             }
@@ -142,7 +160,8 @@ impl Sim {
                 let client = self.rng.below(self.clients.len());
                 self.client_step(client);
             }
-            90..97 => self.now += Duration::from_micros(self.rng.below(3_000) as u64),
+            90..94 => self.commit(),
+            94..97 => self.now += Duration::from_micros(self.rng.below(3_000) as u64),
             _ => {
                 if let Some(at) = self.store.poll_timeout() {
                     self.now = self.now.max(at);
@@ -153,7 +172,7 @@ impl Sim {
             self.store.on_timeout(self.now);
         }
         while let Some((token, op)) = self.store.poll_op() {
-            self.disk.start(token, op, self.store.memory());
+            self.disk.start(CORE, token, op, self.store.memory());
         }
         while let Some(event) = self.store.poll_event() {
             self.check_event(event);
@@ -161,13 +180,7 @@ impl Sim {
         for client in 0..self.clients.len() {
             while !self.clients[client].events.is_empty() && !self.rng.chance(self.lateness) {
                 let event = self.clients[client].events.pop_front().unwrap();
-                let client = &mut self.clients[client];
-                let is_written = matches!(event, StoreEvent::Written { .. });
-                client.on_event(event);
-                if is_written {
-                    // What came meanwhile waits for its acknowledgement.
-                    self.store.flush(self.now, client.key, client.position as u64);
-                }
+                self.clients[client].on_event(event);
             }
         }
     }
@@ -176,7 +189,7 @@ impl Sim {
     fn check_event(&mut self, event: StoreEvent) {
         let (StoreEvent::Attached { upload, .. }
         | StoreEvent::Room { upload }
-        | StoreEvent::Written { upload, .. }
+        | StoreEvent::Durable { upload, .. }
         | StoreEvent::Arrived { upload, .. }
         | StoreEvent::Failed { upload, .. }
         | StoreEvent::Removed { upload }) = event;
@@ -187,7 +200,7 @@ impl Sim {
         match &event {
             StoreEvent::Attached { offset_bytes, .. } => {
                 let upload = self.store.upload(upload).expect("attached");
-                assert_eq!(*offset_bytes, upload.written());
+                assert_eq!(*offset_bytes, upload.committed());
                 assert_eq!(*offset_bytes, upload.received());
                 if self.disk.has_lost(&client.ticket.to_string()) {
                     client.acked = client.acked.min(*offset_bytes);
@@ -197,23 +210,24 @@ impl Sim {
                 let data = self.disk.data(path).unwrap();
                 assert!(data[..client.verified] == client.bytes[..client.verified]);
             }
-            StoreEvent::Written { offset_bytes, .. } => {
-                let (from, to) = (client.verified, *offset_bytes as usize);
+            StoreEvent::Durable { offset_bytes, .. } => {
+                let (from, to) = (client.verified.min(*offset_bytes as usize), *offset_bytes);
                 // The block that was written again as well.
-                let from = from.min(to) & !0xfff;
+                let from = from & !0xfff;
                 let data = self.disk.data(path).unwrap();
-                assert!(data[from..to] == client.bytes[from..to], "written is on the disk");
-                client.verified = to;
-                if self.rng.chance(70) {
-                    client.acked = self.rng.within(client.acked as usize..to + 1) as u64;
-                    self.store.on_acked(upload, client.acked);
+                assert!(data[from..to as usize] == client.bytes[from..to as usize]);
+                if self.durability != Durability::Written {
+                    let bytes = &client.bytes[from..to as usize];
+                    assert!(self.disk.promises(path, from, bytes), "as safe as configured");
                 }
+                client.verified = to as usize;
+                self.commits.push_back((upload, to));
             }
             StoreEvent::Arrived { path: at, .. } => {
                 assert_eq!(*at, arrived);
                 assert!(self.disk.data(at).unwrap() == client.bytes, "the file is the file");
                 assert!(self.disk.data(&part).is_none());
-                self.disk.assert_durable(at, PARTS_DIR.as_ref());
+                assert!(self.disk.is_durable(at), "its bytes, its length and its name are safe");
             }
             StoreEvent::Removed { .. } => {
                 assert!(self.store.upload(upload).is_none());
@@ -226,6 +240,20 @@ impl Sim {
             StoreEvent::Room { .. } => {}
         }
         client.events.push_back(event);
+    }
+
+    /// The journal's record of an offset is durable.
+    fn commit(&mut self) {
+        let Some((key, offset)) = self.commits.pop_front() else { return };
+        self.store.on_committed(self.now, key, offset);
+        let client = self.clients.iter_mut().find(|it| it.key == key).expect("a known key");
+        let Some(upload) = self.store.upload(key) else { return };
+        assert!(upload.committed() >= offset);
+        client.recorded = client.recorded.max(offset as usize);
+        if self.rng.chance(70) {
+            client.acked = self.rng.within(client.acked as usize..offset as usize + 1) as u64;
+            self.store.on_acked(key, client.acked);
+        }
     }
 
     fn client_step(&mut self, index: usize) {
@@ -263,7 +291,7 @@ impl Sim {
             }
             State::Attached => {
                 let upload = self.store.upload(key).expect("attached");
-                if upload.remaining() == 0 && self.rng.chance(80) {
+                if upload.is_complete() && self.rng.chance(80) {
                     client.state = State::Finishing;
                     let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
                     self.store.finish(now, key, Finish { path, mode: 0o644, owner_uid: None });
@@ -324,7 +352,7 @@ impl Sim {
 
     fn is_over(&self) -> bool {
         let is_over = |it: &Client| it.state.is_end() && it.events.is_empty();
-        self.clients.iter().all(is_over) && self.disk.is_idle()
+        self.clients.iter().all(is_over) && self.disk.is_idle(CORE)
     }
 
     fn check_end(mut self) {
@@ -332,7 +360,7 @@ impl Sim {
         assert!(self.store.is_quiet());
         assert_eq!(self.store.leased_bytes(), 0, "all leases are given back");
         assert_eq!(self.store.kept_bytes(), 0, "all last blocks are given back");
-        assert!(!self.disk.has_open_files());
+        assert!(self.disk.open_files(CORE).next().is_none());
         for client in self.clients.iter().filter(|it| it.state == State::Arrived) {
             let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
             assert!(self.disk.data(&path).unwrap() == client.bytes);
@@ -345,7 +373,7 @@ impl Client {
         // What is to be sent next is in an event that was not looked at: no worker receives now.
         let is_attached_anew =
             self.events.iter().any(|it| matches!(it, StoreEvent::Attached { .. }));
-        let is_window_open = self.position < self.written.saturating_add(self.window_bytes);
+        let is_window_open = self.position < self.recorded.saturating_add(self.window_bytes);
         !self.waits && !is_attached_anew && is_window_open
     }
 
@@ -355,12 +383,12 @@ impl Client {
                 if matches!(self.state, State::Attaching | State::Attached) {
                     self.state = State::Attached;
                     self.position = offset_bytes as usize;
-                    self.written = self.position;
+                    self.recorded = self.position;
                     self.waits = false;
                 }
             }
             StoreEvent::Room { .. } => self.waits = false,
-            StoreEvent::Written { offset_bytes, .. } => self.written = offset_bytes as usize,
+            StoreEvent::Durable { .. } => {}
             StoreEvent::Failed { .. } if self.state == State::Discarding => {}
             StoreEvent::Failed { .. } => self.state = State::Away,
             StoreEvent::Arrived { .. } if self.state == State::Discarding => {}
@@ -385,6 +413,7 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
 });
 
+const CORE: CoreId = CoreId(0);
 const PARTS_DIR: &str = "/storage/parts";
 const ARRIVED_DIR: &str = "/storage/arrived";
 /// For each client.

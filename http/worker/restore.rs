@@ -1,0 +1,63 @@
+//! After a restart: every ticket goes on where its journal says it was.
+
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use engine::record::{RecordState, TicketRecord};
+use engine::store::{ARRIVED_NAME, FilePlace, arrived_path};
+use engine::tickets::State;
+
+use super::Worker;
+
+/// A ticket of an earlier run.
+#[derive(Clone, Debug)]
+pub struct RecoveredTicket {
+    pub record: TicketRecord,
+    pub place: FilePlace,
+}
+
+impl Worker {
+    pub(super) fn restore(&mut self, now: Instant, recovered: Vec<RecoveredTicket>) {
+        for ticket in recovered {
+            self.restore_ticket(now, ticket);
+        }
+    }
+
+    fn restore_ticket(&mut self, now: Instant, recovered: RecoveredTicket) {
+        let RecoveredTicket { record, place } = recovered;
+        let (id, length_bytes) = (record.id, record.length_bytes);
+        let is_receiving = record.state == RecordState::Receiving;
+        let needs_file = is_receiving || record.state == RecordState::Arrived;
+        let is_apps = record.state == RecordState::Finished && !record.remove_when_finished;
+        // What has been handed over is complete, whatever else.
+        let committed_bytes =
+            if is_receiving { record.committed_bytes.min(length_bytes) } else { length_bytes };
+        let upload = (needs_file || place != FilePlace::Nowhere && !is_apps)
+            .then(|| self.store.restore(id, length_bytes, committed_bytes, place));
+        let path = self.absolute(arrived_path(ARRIVED_NAME.as_ref(), id));
+        let ticket = self.tickets.restore(record, path);
+        let at = match ticket.state {
+            // Only its way out of the parts is left.
+            State::Receiving if length_bytes > 0 && committed_bytes == length_bytes => now,
+            State::Issued | State::Receiving | State::Finished => now + self.config.idle_timeout,
+            State::Storing | State::Telling { .. } => now,
+        };
+        if ticket.state == State::Finished {
+            self.finished.push_back(id);
+        }
+        match upload {
+            Some(_) if needs_file => ticket.upload = upload,
+            // The server ended between the record and the removal of the file.
+            Some(upload) => self.store.discard(now, upload),
+            None => {}
+        }
+        self.tickets.set_deadline(id, Some(at));
+        self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Ops name files within the storage directory; web apps need the whole path.
+    pub(super) fn absolute(&self, path: PathBuf) -> PathBuf {
+        self.config.storage_dir.join(path)
+    }
+}

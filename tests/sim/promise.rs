@@ -1,0 +1,169 @@
+//! What the server has said, and whether its disk would still say so after the worst.
+
+use std::path::Path;
+
+use engine::journal::Recovery;
+use engine::record::{RecordState, TicketRecord};
+use engine::ticket::TicketId;
+
+use crate::disk::Disk;
+use crate::start::recovered;
+use crate::upload::{End, Plan, Upload};
+
+impl Upload {
+    /// The browser may forget everything below `end`.
+    pub(crate) fn on_acked(&mut self, end: usize, disk: &Disk) {
+        assert!(end <= self.sent, "only what was sent is acknowledged");
+        let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
+        let from = self.acked.min(end) & !0xfff;
+        match self.data(disk) {
+            _ if self.may_have_lost(disk) => {}
+            None => assert!(is_over, "acknowledged bytes are on the disk"),
+            Some(data) => {
+                assert!(data.len() >= end || is_over, "acknowledged bytes are on the disk");
+                let end = end.min(data.len());
+                assert!(data[from..end] == self.bytes[from..end], "acknowledged bytes are right");
+            }
+        }
+        self.ack_count += 1;
+        // Not each time, because it takes time.
+        let is_looked_up = self.ack_count % LOOK_UP_EVERY == 1;
+        if !is_over && is_looked_up {
+            self.check_committed(end, disk);
+        }
+        if self.is_synced && !is_over {
+            self.check_durable(from, end, disk);
+        }
+        self.acked = self.acked.max(end);
+    }
+
+    /// The browser is told to go on at `position`. When it connected, everything below `acked` was
+    /// acknowledged.
+    pub(crate) fn on_confirmed(&mut self, position: usize, acked: usize, disk: &Disk) {
+        assert!(position <= self.sent, "nobody has sent so much");
+        let has_lost = self.may_have_lost(disk);
+        if position < acked {
+            assert!(has_lost, "acknowledged bytes are asked for again");
+            self.acked = position;
+        }
+        if let Some(data) = self.data(disk)
+            && !has_lost
+        {
+            assert!(data[..position] == self.bytes[..position], "it goes on after what is there");
+        }
+        let is_over = self.is_handed_over || self.is_waiting || self.is_cancelled();
+        if !is_over && position > 0 {
+            self.check_committed(position, disk);
+            if self.is_synced {
+                self.check_durable(0, position, disk);
+            }
+        }
+    }
+
+    /// The web app has a ticket.
+    pub(crate) fn check_known(&self, disk: &Disk) {
+        let is_there = self.record(&recovered(disk, Disk::durable)).is_some();
+        assert!(is_there || self.may_time_out, "a ticket that was given out is recorded");
+    }
+
+    /// The web app is told that it may have the file.
+    pub(crate) fn check_arrived(&self, disk: &Disk) {
+        let recovery = recovered(disk, Disk::durable);
+        let state = self.record(&recovery).map(|it| &it.state);
+        assert_eq!(state, Some(&RecordState::Arrived), "what is handed over is recorded so");
+    }
+
+    /// Somebody is told that the web app has the file.
+    pub(crate) fn check_finished(&self, disk: &Disk) {
+        let recovery = recovered(disk, Disk::durable);
+        let state = self.record(&recovery).map(|it| &it.state);
+        let is_right = matches!(state, Some(RecordState::Finished));
+        assert!(
+            is_right || state.is_none() && self.may_time_out,
+            "finished is recorded: {state:?}"
+        );
+    }
+
+    /// Somebody is told that the upload is cancelled.
+    pub(crate) fn check_cancelled(&self, disk: &Disk) {
+        let recovery = recovered(disk, Disk::durable);
+        let state = self.record(&recovery).map(|it| &it.state);
+        let is_right = matches!(state, None | Some(RecordState::Cancelled { .. }));
+        assert!(is_right, "cancelled is recorded: {state:?}");
+    }
+
+    /// The server has started, and this is what it knows.
+    pub(crate) fn check_recovered(&self, recovery: &Recovery, disk: &Disk) {
+        let record = self.record(recovery);
+        let is_over = self.is_cancelled() || self.may_time_out || self.plan == Plan::SendTooMuch;
+        let Some(record) = record else {
+            let is_failed = disk.has_failed();
+            assert!(is_over || is_failed || self.end.is_some(), "a ticket was forgotten: {self:?}");
+            return;
+        };
+        let is_live = matches!(record.state, RecordState::Issued | RecordState::Receiving);
+        let is_ended = self.was_cancelled_by_app
+            || self.is_finish_known
+            || matches!(self.end, Some(End::AllDone | End::Cancelled));
+        assert!(!(is_live && is_ended), "what was over goes on: {record:?}");
+        let is_taken_back = self.is_finish_known && record.state != RecordState::Finished;
+        assert!(!is_taken_back, "a file is handed over again: {record:?}");
+        if record.state == RecordState::Receiving && !self.may_have_lost(disk) {
+            let committed = record.committed_bytes as usize;
+            assert!(committed >= self.acked, "acknowledged bytes are forgotten: {record:?}");
+            let data = self.data(disk).unwrap_or_default();
+            assert!(data.get(..committed) == Some(&self.bytes[..committed]), "it kept its bytes");
+        }
+    }
+
+    /// The power was cut: nothing is left of what was said without a sync.
+    pub(crate) fn on_power_cut(&mut self) {
+        if !self.is_synced {
+            self.acked = 0;
+        }
+    }
+
+    fn check_committed(&self, end: usize, disk: &Disk) {
+        let recovery = if self.is_synced {
+            recovered(disk, Disk::durable)
+        } else {
+            recovered(disk, Disk::data)
+        };
+        let record = self.record(&recovery);
+        let is_right = record.is_some_and(|it| match it.state {
+            RecordState::Issued | RecordState::Cancelled { .. } => false,
+            RecordState::Receiving => it.committed_bytes >= end as u64,
+            RecordState::Arrived | RecordState::Finished => true,
+        });
+        assert!(is_right, "{end} is acknowledged and not recorded: {record:?}");
+    }
+
+    fn check_durable(&self, from: usize, end: usize, disk: &Disk) {
+        let paths = [self.part_path(), self.arrived_path()];
+        let bytes = &self.bytes[from..end];
+        let is_safe = paths.iter().any(|it| disk.promises(it, from, bytes));
+        assert!(is_safe, "{from} to {end} is acknowledged and may be lost");
+    }
+
+    /// Without syncs, a failed one takes bytes that were acknowledged.
+    fn may_have_lost(&self, disk: &Disk) -> bool {
+        !self.is_synced && disk.has_lost(&self.ticket.expect("a ticket").to_string())
+    }
+
+    fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
+        recovery.tickets.iter().find(|it| Some(it.id) == self.ticket)
+    }
+}
+
+/// A file is about to be removed: nobody needs it any more, and that is recorded.
+pub(crate) fn check_removal(path: &Path, disk: &Disk) {
+    let name = path.file_name().and_then(|it| it.to_str()).expect("a name");
+    let Some(id) = TicketId::parse(name) else { return };
+    let recovery = recovered(disk, Disk::durable);
+    let state = recovery.tickets.iter().find(|it| it.id == id).map(|it| &it.state);
+    let is_over =
+        matches!(state, None | Some(RecordState::Cancelled { .. } | RecordState::Finished));
+    assert!(is_over, "{path:?} is removed in state {state:?}");
+}
+
+const LOOK_UP_EVERY: usize = 8;
