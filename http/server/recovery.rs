@@ -69,6 +69,9 @@ pub(super) fn recover(
     let found: Vec<JournalFile<'_>> =
         contents.iter().map(|(name, bytes)| JournalFile { name: *name, bytes }).collect();
     let recovery = journal::recover(&found);
+    if let Some(it) = recovery.damage.iter().find(|it| it.reason == DamageReason::OtherVersion) {
+        return Err(StorageError::JournalOfOtherVersion(absolute(storage, it.file)));
+    }
     if !recovery.damage.is_empty() {
         journals.keep_damaged(&recovery.damage, &contents, recovery.run_next);
     }
@@ -288,7 +291,9 @@ impl<'s> Journals<'s> {
 fn describe(damage: &Damage) -> String {
     let Damage { file, offset_bytes, reason } = damage;
     let what = match reason {
-        DamageReason::NoHeader => "there is no valid header",
+        DamageReason::Header => "the header is broken",
+        DamageReason::OtherVersion => "another version has written it",
+        DamageReason::Missing => "no file of this core belongs to the last run",
         DamageReason::Snapshot => "a commit of the snapshot is broken",
         DamageReason::Log => "a commit is broken that others follow",
     };

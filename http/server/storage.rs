@@ -34,6 +34,8 @@ pub enum StorageError {
     Locked(Option<u32>),
     /// `parts/` and `arrived/` are on different file systems.
     Divided,
+    /// This file would have to be overwritten without having been understood.
+    JournalOfOtherVersion(PathBuf),
     /// What could not be done, with which path.
     Denied { what: &'static str, path: PathBuf, error: io::Error },
 }
@@ -155,6 +157,9 @@ impl StorageError {
             Self::NotDirectory(_) => "give a directory, or a path where one can be made",
             Self::Locked(_) => "stop that server, or give this one a directory of its own",
             Self::Divided => "mount the file system on the storage directory itself",
+            Self::JournalOfOtherVersion(_) => {
+                "start the version that wrote it; or move journal/ away, which forgets its tickets"
+            }
             Self::Denied { error, .. } => match error.kind() {
                 ErrorKind::PermissionDenied => {
                     "give this process's user the directory (chown), or choose another one"
@@ -181,6 +186,9 @@ impl fmt::Display for StorageError {
                 "{PARTS_NAME}/ and {ARRIVED_NAME}/ in it are on different file systems, so that \
                  files cannot be moved between them"
             ),
+            Self::JournalOfOtherVersion(path) => {
+                write!(f, "another version of this server has written {}", path.display())
+            }
             Self::Denied { what, path, error } => {
                 write!(f, "cannot {what} {}: {error}", path.display())
             }

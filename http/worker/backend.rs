@@ -189,7 +189,7 @@ impl Worker {
         let new =
             NewTicket { id, url, secret, finish_without_secret, remove_when_finished, owner_uid };
         let record_bytes = Ticket::new(new.clone()).record(0).encoded_bytes() + NAME_BYTES_USUAL;
-        if !self.journal.has_room_for(record_bytes) {
+        if !self.journal.has_room_for(now, record_bytes) {
             let message = "the journal is full: finish or cancel uploads, or make room on the disk";
             return (None, Response::text(507, message).with_header("Retry-After", "60"));
         }

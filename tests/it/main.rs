@@ -27,6 +27,7 @@ mod lifecycle;
 mod many;
 mod messages;
 mod peers;
+mod restart;
 mod resume;
 mod settings;
 mod storage;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 
 /// No step of any test takes so long on any machine: whoever waits longer waits for nothing.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the kernel is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,12 +114,21 @@ impl Default for Setup {
 pub struct Server {
     pub address: SocketAddr,
     child: Child,
-    storage: TempDir,
+    storage: Arc<TempDir>,
     log: Arc<Mutex<String>>,
 }
 
 impl Server {
     pub fn start(setup: &Setup, storage: TempDir) -> Self {
+        Self::start_in(setup, Arc::new(storage))
+    }
+
+    /// Another one on the same directory, after this one has ended.
+    pub fn start_again(&self, setup: &Setup) -> Self {
+        Self::start_in(setup, self.storage.clone())
+    }
+
+    fn start_in(setup: &Setup, storage: Arc<TempDir>) -> Self {
         let mut child = setup
             .command(storage.path())
             .spawn()

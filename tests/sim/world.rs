@@ -245,7 +245,16 @@ impl World {
                 for core in &self.server.cores {
                     let text = format!("{:?}", core.worker);
                     let at = text.find("journal: Journal").unwrap();
-                    eprintln!("DBG {} AW {}\nTICKETS {}", &text[at..text.len().min(at + 900)], { let b = text.find("awaiting: ").unwrap(); &text[b-200..b+300] }, &text[text.find("tickets:").unwrap()..][..1500.min(text.len()-text.find("tickets:").unwrap())]);
+                    eprintln!(
+                        "DBG {} AW {}\nTICKETS {}",
+                        &text[at..text.len().min(at + 900)],
+                        {
+                            let b = text.find("awaiting: ").unwrap();
+                            &text[b - 200..b + 300]
+                        },
+                        &text[text.find("tickets:").unwrap()..]
+                            [..1500.min(text.len() - text.find("tickets:").unwrap())]
+                    );
                 }
             }
             assert_eq!(owed, None, "{link:?}");
