@@ -28,7 +28,7 @@ impl Upload {
         self.ack_count += 1;
         // Not each time, because it takes time.
         let is_looked_up = self.ack_count % LOOK_UP_EVERY == 1;
-        if !is_over && is_looked_up && !self.may_have_lost(disk) {
+        if end > 0 && is_looked_up && !is_over && !self.may_have_lost(disk) {
             self.check_committed(end, disk);
         }
         if self.is_synced && !is_over {
