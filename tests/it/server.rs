@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 
 /// No step of any test takes so long on any machine: whoever waits longer waits for nothing.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the kernel is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
