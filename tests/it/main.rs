@@ -32,4 +32,5 @@ mod resume;
 mod settings;
 mod storage;
 mod upload;
+mod vanished;
 mod websocket;
