@@ -161,7 +161,7 @@ impl<'d> Starter<'d> {
         loop {
             match self.call(Op::Open { file, path: path_of(name), how }) {
                 // The last writes of a killed process end soon.
-                Err(Cut::Refused(Errno::EAGAIN)) => self.disk.land_orphan(),
+                Err(Cut::Refused(Errno::EAGAIN)) => assert!(self.disk.land_orphan()),
                 result => {
                     result?;
                     self.files.insert(name, file);
