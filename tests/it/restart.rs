@@ -1,14 +1,11 @@
 //! A server that was stopped or killed goes on where it was, also with other cores and another
 //! driver.
 
-use std::time::Duration;
-
 use rustix::process::Signal;
 
 use crate::backend::{Answer, Backend, Gate};
 use crate::client::Client;
 use crate::content::Content;
-use crate::http::{Connection, URLENCODED, encode, request_bytes};
 use crate::server::{Driver, Place, Server, Setup, wait_until};
 
 #[test]
@@ -76,47 +73,6 @@ fn a_hand_over_is_tried_again_and_a_finished_ticket_is_remembered() {
     });
 }
 
-/// Show: many tickets do not hold up a start. The long form has ten times as many.
-#[test]
-fn many_tickets_are_recovered_quickly() {
-    let is_long = std::env::var_os("INCOMING_TEST_LONG").is_some();
-    let count = if is_long { 100_000 } else { 10_000 };
-    let setup = Setup::default();
-    let first = setup.start();
-    let backend = Backend::done();
-    let ids: Vec<Vec<String>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..CONNECTION_COUNT)
-            .map(|_| scope.spawn(|| tickets(&first, &backend, count / CONNECTION_COUNT)))
-            .collect();
-        threads.into_iter().map(|it| it.join().unwrap()).collect()
-    });
-    let second = restart(first, &setup, Signal::KILL);
-    let cpu = second.cpu_time();
-    println!("{count} open tickets: {} ms of CPU until the server listens", cpu.as_millis());
-    assert!(is_long || cpu < Duration::from_secs(1), "{cpu:?}");
-    let content = Content::new(132, 10_000);
-    for ids in ids {
-        let id = ids.last().unwrap();
-        Client::upload(&second, id, content, 10_000);
-        backend.call(id, 1);
-    }
-}
-
-/// New ones, over one connection.
-fn tickets(server: &Server, backend: &Backend, count: usize) -> Vec<String> {
-    let mut connection = Connection::open(server.address);
-    let body = encode(&[("signalFinishURL", &backend.url())]);
-    let target = "/incoming/0.1/backend/new_upload";
-    let request = request_bytes("POST", target, &[("Content-Type", URLENCODED)], &body);
-    let ids = (0..count).map(|_| {
-        connection.send(&request);
-        let response = connection.response();
-        assert_eq!(response.status, 200, "{}", response.text());
-        response.text().to_owned()
-    });
-    ids.collect()
-}
-
 /// Ends a server and starts the next one on its directory.
 fn restart(mut first: Server, next: &Setup, signal: Signal) -> Server {
     first.signal(signal);
@@ -135,5 +91,3 @@ fn for_every_way(test: impl Fn(&Setup, &Setup, Signal)) {
         }
     }
 }
-
-const CONNECTION_COUNT: usize = 20;

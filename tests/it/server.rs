@@ -225,13 +225,14 @@ impl Server {
         kib * 1024
     }
 
-    /// What all threads of the process have used so far.
+    /// What the process has used of all CPUs so far.
     pub fn cpu_time(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("proc");
-        // After the name, which may hold anything: the fields from the third on (proc(5)).
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-        let ticks: u64 = fields[11..13].iter().map(|it| it.parse::<u64>().unwrap()).sum();
-        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("proc");
+        let nanoseconds = tasks.flatten().map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     pub fn signal(&self, signal: Signal) {
