@@ -5,6 +5,7 @@ use std::path::Path;
 
 use engine::driver::{self, DirectSupport, StorageDir, SyncProbe};
 use engine::durability::{Durability, SyncMethod};
+use engine::journal::JOURNAL_NAME;
 use engine::store::PARTS_NAME;
 
 use crate::config::DurabilityLevel;
@@ -21,17 +22,8 @@ impl Medium {
     /// Tries the disk, and says in the log what it found.
     pub(super) fn probe(storage: &StorageDir, level: DurabilityLevel) -> Self {
         let parts = Path::new(PARTS_NAME);
-        let direct = match driver::probe_direct(storage, parts) {
-            Ok(DirectSupport::Direct) => true,
-            Ok(DirectSupport::Buffered(reason)) => {
-                tracing::info!(%reason, "writing through the page cache");
-                false
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
-                false
-            }
-        };
+        // Whoever mounts something in the storage directory may do so with the journal's.
+        let direct = [parts, Path::new(JOURNAL_NAME)].into_iter().all(|it| is_direct(storage, it));
         let durability = match level {
             DurabilityLevel::Written => {
                 tracing::info!("acknowledged bytes survive a crash, but not a power cut");
@@ -50,6 +42,21 @@ impl Medium {
             }
         };
         Self { direct, durability }
+    }
+}
+
+fn is_direct(storage: &StorageDir, directory: &Path) -> bool {
+    let dir = directory.display();
+    match driver::probe_direct(storage, directory) {
+        Ok(DirectSupport::Direct) => true,
+        Ok(DirectSupport::Buffered(reason)) => {
+            tracing::info!(%dir, %reason, "writing through the page cache");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%dir, %error, "cannot try direct writes; writing through the page cache");
+            false
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -303,7 +303,8 @@ fn describe(damage: &Damage) -> String {
 
 /// Allocates all of the file, `wanted` bytes if there is space for that. What is there stays.
 fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
-    let length = file.metadata()?.len();
+    let metadata = file.metadata()?;
+    let length = metadata.len();
     let capacity = |bytes: u64| length.max(bytes).next_multiple_of(u64::from(BLOCK_BYTES));
     for capacity in [capacity(wanted), capacity(needed)] {
         match rustix::io::retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, capacity)) {
@@ -315,6 +316,11 @@ fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    // XFS wants space for it even where all of it is allocated already.
+    let is_allocated = metadata.blocks() * STAT_BLOCK_BYTES >= length;
+    if length >= needed && length.is_multiple_of(u64::from(BLOCK_BYTES)) && is_allocated {
+        return Ok(length);
     }
     Err(Errno::NOSPC.into())
 }
@@ -340,6 +346,8 @@ fn absolute(storage: &StorageDir, name: FileName) -> PathBuf {
 /// The kernel ends the writes of a killed process in milliseconds, unless the disk hangs.
 const LAST_WRITES_PATIENCE: Duration = Duration::from_secs(30);
 const LAST_WRITES_PAUSE: Duration = Duration::from_millis(10);
+/// The unit of `st_blocks`, whatever the file system's is (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 const ZEROS_BYTES: u64 = 1024 * 1024;
 
 #[cfg(test)]

@@ -77,10 +77,15 @@ fn a_hand_over_is_tried_again_and_a_finished_ticket_is_remembered() {
 
 #[test]
 fn a_full_disk_does_not_stop_a_start() {
-    assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
-    for driver in [Driver::Monoio, Driver::MonoioRefused, Driver::TokioUring] {
-        let within = Some(after_a_run_that_filled_the_disk as fn(&Path) -> Vec<String>);
-        let server = Setup { within, ..Setup::new(driver, Place::Disk) }.start();
+    assert!(rustix::process::getuid().is_root(), "run this as root: it mounts file systems");
+    for (driver, within) in [
+        (Driver::Monoio, on_a_full_tmpfs as fn(&Path) -> Vec<String>),
+        (Driver::MonoioRefused, on_a_full_tmpfs),
+        (Driver::TokioUring, on_a_full_tmpfs),
+        // It allocates nothing on a full disk, not even what is allocated.
+        (Driver::Monoio, on_a_full_xfs),
+    ] {
+        let server = Setup { within: Some(within), ..Setup::new(driver, Place::Disk) }.start();
         assert!(server.log().contains(r#""run":2"#), "{}", server.log());
         let url = Backend::done().url();
         let form = [("signalFinishURL", url.as_str())];
@@ -89,10 +94,20 @@ fn a_full_disk_does_not_stop_a_start() {
     }
 }
 
-/// Runs the server on a small disk, kills it, fills the disk, and runs it again.
-fn after_a_run_that_filled_the_disk(storage_dir: &Path) -> Vec<String> {
+fn on_a_full_tmpfs(storage_dir: &Path) -> Vec<String> {
+    after_a_run_that_filled("mount -t tmpfs -o size=20m tmpfs", storage_dir)
+}
+
+/// Needs mkfs.xfs: apt-get install xfsprogs.
+fn on_a_full_xfs(storage_dir: &Path) -> Vec<String> {
+    let mount = "i=$(mktemp) && truncate -s 400M $i && mkfs.xfs -q -f $i && mount -o loop $i";
+    after_a_run_that_filled(mount, storage_dir)
+}
+
+/// Runs the server on a disk of its own, kills it, fills the disk, and runs it again.
+fn after_a_run_that_filled(mount: &str, storage_dir: &Path) -> Vec<String> {
     let script = format!(
-        "mount -t tmpfs -o size=20m tmpfs '{dir}' && said=$(mktemp) || exit
+        "{mount} '{dir}' && rm -f $i && said=$(mktemp) || exit
         \"$0\" \"$@\" >$said 2>&1 & first=$!
         until grep -q 'listening on' $said; do sleep 0.02; done
         kill -9 $first; wait $first; rm $said
