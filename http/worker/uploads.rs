@@ -301,7 +301,7 @@ impl Worker {
         if ticket.on_failure(now, errno) == AfterFailure::GiveUp {
             // The file stays for the operator.
             ticket.upload = None;
-            self.store.forget(upload);
+            self.store.set_aside(now, upload);
             if let Some(key) = client {
                 self.unbind(key);
                 self.refuse(now, key, PeerError::StorageFailed);

@@ -21,7 +21,8 @@ const USAGE = `Usage: node run.mjs [OPTION...]
   --server NAME      real: the binary INCOMING_BIN, or target/debug/incoming
                      scripted: a server of the protocol's first version
                      both, one after the other, unless given
-  --only TEXT        scenarios whose name contains it
+  --only TEXT        scenarios whose name contains it; may be given more than once
+  --repeat N         each scenario so many times, one after the other
   --screenshots DIR  where pictures of the pages go; a temporary directory unless given
 `;
 
@@ -137,7 +138,8 @@ async function run_at_server(server_kind, options, files, dir, shots_dir) {
   const stage = await set_stage(dir, server_kind);
   Object.assign(stage, { files, wait_ms: WAIT_MS + files.large.length / SLOWEST_BYTES_PER_MS });
   const all = stage.first_version ? SCENARIOS : [...SCENARIOS, ...SCENARIOS_OF_TODAY, ...APP_SCENARIOS];
-  const scenarios = all.filter((scenario) => scenario.name.includes(options.only));
+  const chosen = all.filter(({ name }) => options.only.some((text) => name.includes(text)));
+  const scenarios = chosen.flatMap((scenario) => Array(options.repeat).fill(scenario));
   let failed = 0;
   try {
     for (const browser_name of options.browsers) {
@@ -159,7 +161,8 @@ async function main() {
       size: { type: 'string', default: '50MiB' },
       browser: { type: 'string' },
       server: { type: 'string' },
-      only: { type: 'string', default: '' },
+      only: { type: 'string', multiple: true, default: [''] },
+      repeat: { type: 'string', default: '1' },
       screenshots: { type: 'string' },
       help: { type: 'boolean', short: 'h' },
     },
@@ -171,6 +174,8 @@ async function main() {
   };
   const browsers = choose(values.browser, ['chromium', 'firefox']);
   const servers = choose(values.server, ['real', 'scripted']);
+  const repeat = Number(values.repeat);
+  if (!(repeat >= 1)) throw new Error(`--repeat ${values.repeat}: expected a number from 1`);
   check_browsers(browsers);
   if (servers.includes('real')) binary_path();
 
@@ -181,7 +186,7 @@ async function main() {
   try {
     const files = await make_files(join(dir, 'files'), parse_size(values.size));
     for (const server_kind of servers) {
-      const options = { browsers, only: values.only };
+      const options = { browsers, only: values.only, repeat };
       failed += await run_at_server(server_kind, options, files, join(dir, server_kind), shots_dir);
     }
   } finally {

@@ -64,15 +64,14 @@ impl Backend {
 
     /// Answers by script. A script that blocks is a web app that is slow.
     pub fn scripted(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
-        Self::at(([127, 0, 0, 1], 0).into(), script)
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("bind"), script)
     }
 
-    /// At a given address.
-    pub fn at(
-        address: SocketAddr,
+    /// Behind a given listener.
+    pub fn on(
+        listener: TcpListener,
         script: impl Fn(&Call) -> Answer + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).expect("bind");
         let address = listener.local_addr().expect("address");
         let backend = Self { address, calls: Arc::default() };
         let (calls, script) = (Arc::clone(&backend.calls), Arc::new(script));

@@ -1,7 +1,10 @@
 //! The file goes to the web app: `done`, `wait`, failures, retries.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 use std::thread;
+
+use socket2::{Domain, Socket, Type};
 
 use crate::backend::{Answer, Backend, Call, Gate};
 use crate::client::Client;
@@ -176,17 +179,18 @@ fn every_form_of_done_is_understood() {
 #[test]
 fn an_app_that_comes_up_late_gets_its_file() {
     let server = Setup::default().start();
-    // A port that nothing listens on for now.
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    // A port that nothing listens on for now, and that nobody else can take meanwhile.
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
     let url = format!("http://{address}/api/backend/hand_over_upload");
     let response = server.post("/incoming/0.1/backend/new_upload", &[("signalFinishURL", &url)]);
     let id = response.text().to_owned();
     let content = Content::new(66, 1000);
     let mut client = Client::open(&server, &id, content.length_bytes);
     client.send_rest(content, || 1000);
-    let backend = Backend::at(address, |_| Answer::Done);
+    socket.listen(16).unwrap();
+    let backend = Backend::on(socket.into(), |_| Answer::Done);
     client.finish();
     assert_eq!(backend.call(&id, 1).field("id"), id);
 }

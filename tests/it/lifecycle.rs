@@ -10,7 +10,9 @@ use crate::backend::{Answer, Backend, Gate};
 use crate::client::{Client, Event};
 use crate::content::Content;
 use crate::http::{Connection, request_bytes};
-use crate::server::{Driver, Place, Server, Setup, on_every_driver, start_refused, storage};
+use crate::server::{
+    Driver, Place, Server, Setup, on_every_driver, start_refused, storage, wait_until,
+};
 
 on_every_driver! { signals_stop_cleanly }
 
@@ -133,9 +135,13 @@ fn tokio_uring_without_io_uring_says_what_to_do() {
 #[test]
 fn monoio_without_io_uring_says_so_and_serves() {
     let server = Setup::new(Driver::MonoioRefused, Place::Disk).start();
-    assert!(server.log().contains("io_uring"), "{}", server.log());
+    // The last that is logged at the start: what was to be said before has been.
+    let is_ready = |server: &Server| server.log().contains(r#""message":"ready""#);
+    wait_until("the server logs that it is ready", || is_ready(&server));
+    assert!(server.log().contains("io_uring is refused"), "{}", server.log());
     assert_eq!(server.get("/incoming/0.1/health").status, 200);
     let server = Setup::new(Driver::Monoio, Place::Disk).start();
+    wait_until("the server logs that it is ready", || is_ready(&server));
     assert!(
         !server.log().contains("refused"),
         "this machine refuses io_uring (sysctl kernel.io_uring_disabled=0): {}",

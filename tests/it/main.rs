@@ -3,7 +3,8 @@
 //! `server` starts it, `http` speaks raw HTTP to it, `client` uploads with tungstenite, `backend`
 //! plays the web app, `content` is what files hold. Everything else is tests, a promise each.
 //!
-//! `INCOMING_TEST_LONG=1` makes the 64-file test move 8 GB on each driver, and chaos last longer.
+//! `INCOMING_TEST_LONG=1` makes the 64-file test move 8 GB on each driver, chaos last longer, and a
+//! restart read 100,000 tickets.
 #![forbid(unsafe_code)]
 #![expect(
     unreachable_pub,
@@ -31,5 +32,8 @@ mod restart;
 mod resume;
 mod settings;
 mod storage;
+mod take_over;
+mod ten_thousand;
 mod upload;
+mod vanished;
 mod websocket;

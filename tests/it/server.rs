@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use crate::client::Client;
 
 /// No step of any test takes so long on any machine: whoever waits longer waits for nothing.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the kernel is driven.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,12 +213,26 @@ impl Server {
         PathBuf::from(format!("/proc/{}/root{}", self.child.id(), path.display()))
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The most memory the process has had resident so far, in bytes.
     pub fn resident_bytes_max(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");
         let line = status.lines().find(|it| it.starts_with("VmHWM:")).expect("VmHWM");
         let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024
+    }
+
+    /// What the process has used of all CPUs so far.
+    pub fn cpu_time(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("proc");
+        let nanoseconds = tasks.flatten().map(|task| {
+            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+            text.split(' ').next().and_then(|it| it.parse::<u64>().ok()).unwrap_or(0)
+        });
+        Duration::from_nanos(nanoseconds.sum())
     }
 
     pub fn signal(&self, signal: Signal) {

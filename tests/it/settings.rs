@@ -10,7 +10,7 @@ const HEALTH: &str = "GET /incoming/0.1/health HTTP/1.1\r\nHost: a\r\n\r\n";
 
 #[test]
 fn an_idle_ticket_times_out() {
-    let server = Setup::default().with_environment("INCOMING_IDLE_TIMEOUT", "2s").start();
+    let server = Setup::default().with_environment("INCOMING_IDLE_TIMEOUT", "5s").start();
     let backend = Backend::done();
     let content = Content::new(90, 100_000);
     // One that no browser has used, one whose browser has gone, one whose browser says nothing.
@@ -51,7 +51,8 @@ fn an_app_that_hangs_is_called_again() {
     });
     let id = backend.ticket(&server);
     Client::upload(&server, &id, Content::new(91, 1000), 1000);
-    assert_eq!(backend.call_count(&id), 2);
+    // On a busy machine the second answer may come too late as well, and there is a third call.
+    backend.call(&id, 2);
     never.open();
 }
 

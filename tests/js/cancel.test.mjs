@@ -2,9 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { open_page, set_up, settle, watch } from './harness.mjs';
+import { LIMIT, eventually, open_page, set_up, settle, watch } from './harness.mjs';
 
-const LIMIT = { timeout: 10_000 };
 const UNHEARD = "upload is cancelled, but the backend doesn't know it yet";
 
 /** The flags that no end may leave behind. */
@@ -148,6 +147,7 @@ test('telling stops when the server does not know the upload any more', LIMIT, a
   await connection.expect('MsgUploadReq');
   connection.send('MsgError', { ErrorCode: 300, Msg: 'Unknown upload id - maybe upload timed out?' });
   await connection.drained();
+  await eventually(() => page.clock.delays_ms().length === 0);
   await settle();
   assert.deepEqual(page.clock.delays_ms(), []);
   assert.equal(server.connections(), 1);

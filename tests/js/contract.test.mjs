@@ -4,9 +4,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { gzipSync } from 'node:zlib';
-import { SCRIPT, make_file, open_page, set_up, watch } from './harness.mjs';
+import { LIMIT, SCRIPT, eventually, make_file, open_page, set_up, watch } from './harness.mjs';
 
-const LIMIT = { timeout: 10_000 };
 const UPLOAD_PATH = '/incoming/0.1/frontend/upload_ws';
 
 /** Where a page that never gets an answer tries to connect to. */
@@ -230,7 +229,9 @@ test("a callback that throws is the page's error and does not stop the upload", 
   const { server, page, bytes, file } = await set_up(t, 3000);
   const uploader = page.incoming.Uploader('t', file);
   const finished = new Promise((resolve) => (uploader.onfinished = resolve));
+  let thrown = 0;
   uploader.onprogress = () => {
+    thrown++;
     throw new Error("the page's mistake");
   };
   const listeners = process.listeners('uncaughtException');
@@ -246,6 +247,7 @@ test("a callback that throws is the page's error and does not stop the upload", 
   assert.deepEqual(await connection.take(3000), bytes);
   await connection.all_done();
   await finished;
-  await new Promise((resolve) => setTimeout(resolve, 20));
-  assert.ok(errors.length > 5 && errors.every((message) => message === "the page's mistake"));
+  // The last callback is that of the closed connection.
+  await eventually(() => !uploader.connected && errors.length === thrown);
+  assert.ok(thrown > 5 && errors.every((message) => message === "the page's mistake"));
 });

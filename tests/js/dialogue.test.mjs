@@ -2,9 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { make_file, set_up, settle, watch } from './harness.mjs';
-
-const LIMIT = { timeout: 10_000 };
+import { LIMIT, make_file, set_up, settle, watch } from './harness.mjs';
 
 test('a new upload arrives whole', LIMIT, async (t) => {
   const { server, uploader, seen, bytes } = await set_up(t, 3_000_000);

@@ -5,6 +5,9 @@ import { once } from 'node:events';
 import vm from 'node:vm';
 import { WebSocket, WebSocketServer } from 'ws';
 
+/** Of each test. It ends only what hangs, also on a busy machine. */
+export const LIMIT = { timeout: 120_000 };
+
 export const SCRIPT_PATH = new URL('../../js/incoming.js', import.meta.url);
 export const SCRIPT = readFileSync(SCRIPT_PATH, 'utf8');
 
@@ -224,7 +227,15 @@ export async function set_up(test, length, globals = {}) {
   return { server, page, bytes, file, uploader, seen: watch(uploader) };
 }
 
-/** Long enough for everything that is under way on loopback to have arrived. */
-export function settle() {
-  return new Promise((resolve) => setTimeout(resolve, 30));
+/** Waits for what has to come and then stays; the test's limit ends the wait for what does not. */
+export async function eventually(condition) {
+  while (!condition()) await new Promise((resolve) => setTimeout(resolve, 5));
+}
+
+/**
+ * Gives what should not come the time to come: turns of the event loop, in each of which page and
+ * server handle what is there. For what has to come there is `eventually`.
+ */
+export async function settle() {
+  for (let turn = 0; turn < 10; turn++) await new Promise((resolve) => setTimeout(resolve, 3));
 }

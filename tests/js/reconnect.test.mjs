@@ -2,9 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { open_page, set_up, settle, watch } from './harness.mjs';
-
-const LIMIT = { timeout: 10_000 };
+import { LIMIT, eventually, open_page, set_up, settle, watch } from './harness.mjs';
 
 for (const [name, end] of [
   ['1001 going away', (socket) => socket.close(1001)],
@@ -67,14 +65,12 @@ test('the wait doubles from half a second to twenty, plus up to half, without en
   }
 });
 
-test('clients that lose their server together do not come back together', () => {
+test('clients that lose their server together do not come back together', LIMIT, async () => {
   const page = page_without_network();
-  return new Promise((resolve) => setTimeout(resolve, 10)).then(async () => {
-    const uploaders = Array.from({ length: 20 }, () => page.incoming.Uploader('t', new File(['abc'], 'f')));
-    for (const uploader of uploaders) uploader.start();
-    await settle();
-    assert.equal(new Set(page.clock.delays_ms()).size, 20);
-  });
+  const uploaders = Array.from({ length: 20 }, () => page.incoming.Uploader('t', new File(['abc'], 'f')));
+  for (const uploader of uploaders) uploader.start();
+  await eventually(() => uploaders.every((up) => up.state === 'offline'));
+  assert.equal(new Set(page.clock.delays_ms()).size, 20);
 });
 
 test('the wait is short again after progress', LIMIT, async (t) => {

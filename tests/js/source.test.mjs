@@ -2,9 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { make_file, open_page, set_up, settle, start_server, watch } from './harness.mjs';
+import { LIMIT, eventually, make_file, open_page, set_up, settle, start_server, watch } from './harness.mjs';
 
-const LIMIT = { timeout: 10_000 };
 const FIREFOX = { CSS: { supports: (property, value) => property === '-moz-appearance' && value === 'none' } };
 
 /** Counts how a file is read. */
@@ -106,6 +105,7 @@ test('reading ahead is bounded', LIMIT, async (t) => {
   const connection = await server.connection();
   await connection.accept({ chunk_kb: 64, ahead: 1 });
   await connection.chunk();
+  await eventually(() => count.read_bytes >= 2 * 1024 * 1024);
   await settle();
   assert.equal(count.read_bytes, 2 * 1024 * 1024);
 });
@@ -227,7 +227,7 @@ test('a socket that buffers more than two windows gets no more', LIMIT, async ()
   const [socket] = sockets;
   socket.onopen();
   socket.say('MsgUploadConf', { ChunkSizeKB: 1, FilePos: 0, SendAhead: 4 });
-  await settle();
+  await eventually(() => socket.sent >= 4);
   assert.equal(socket.sent, 4);
   socket.bufferedAmount = 2 * 4 * 1024 + 1;
   socket.say('MsgChunkAck', { ChunkSize: 1024 });

@@ -1,0 +1,134 @@
+//! Crashes of the whole server, on real disks and real file systems: the real binary, killed and
+//! cut off in every way, with a record outside of it of what it has promised.
+//!
+//! Each part has a control: the same harness over something that is wrong on purpose. A control
+//! that finds nothing fails the run, because then the part proves nothing.
+//!
+//! `cargo test --test crash [-- PART...]`, as root. `INCOMING_TEST_LONG=1` is the long form,
+//! `INCOMING_TEST_SEED` repeats a run, `INCOMING_BINARY` tests another server.
+#![forbid(unsafe_code)]
+#![expect(
+    unreachable_pub,
+    reason = "a test binary has no public interface; `pub` marks modules' own"
+)]
+
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/backend.rs"]
+mod backend;
+mod browser;
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/content.rs"]
+mod content;
+mod disk;
+mod fleet;
+#[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
+#[path = "../it/http.rs"]
+mod http;
+mod kills;
+mod mounts;
+mod part;
+mod points;
+mod power;
+mod server;
+mod states;
+mod upload;
+mod world;
+
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Instant, SystemTime};
+
+use crate::part::{Part, Report};
+use crate::server::BINARY_VARIABLE;
+use crate::world::lock;
+
+fn main() -> ExitCode {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("the crash tests mount file systems: sudo -E env \"PATH=$PATH\" tests/run crash");
+        return ExitCode::FAILURE;
+    }
+    if std::env::var_os(INSIDE_VARIABLE).is_none() {
+        return go_inside();
+    }
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
+    let parts: Vec<&Part> = PARTS
+        .iter()
+        .filter(|it| wanted.is_empty() || wanted.iter().any(|w| w == it.name))
+        .collect();
+    if parts.is_empty() {
+        let names: Vec<&str> = PARTS.iter().map(|it| it.name).collect();
+        eprintln!("there is no part {wanted:?}; there are {names:?}");
+        return ExitCode::FAILURE;
+    }
+    let long = std::env::var_os("INCOMING_TEST_LONG").is_some();
+    let seed = match std::env::var("INCOMING_TEST_SEED") {
+        Ok(text) => text.parse().expect("INCOMING_TEST_SEED is a number"),
+        Err(_) => SystemTime::UNIX_EPOCH.elapsed().map_or(0, |it| it.as_secs()),
+    };
+    println!("crash tests, INCOMING_TEST_SEED={seed}");
+    let failed = Mutex::new(Vec::new());
+    let next = Mutex::new(parts.into_iter());
+    thread::scope(|scope| {
+        for _ in 0..AT_THE_SAME_TIME {
+            scope.spawn(|| {
+                loop {
+                    let Some(part) = lock(&next).next() else { break };
+                    if !run(part, long, seed) {
+                        lock(&failed).push(part.name);
+                    }
+                }
+            });
+        }
+    });
+    let failed = lock(&failed);
+    if failed.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("FAILED: {failed:?}; again: INCOMING_TEST_SEED={seed}");
+    ExitCode::FAILURE
+}
+
+fn run(part: &Part, long: bool, seed: u64) -> bool {
+    // Another binary is wrong already: to see it caught is all that is asked.
+    let has_control = std::env::var_os(BINARY_VARIABLE).is_none();
+    let caught = !has_control || {
+        let started = Instant::now();
+        let report = (part.control)(seed);
+        print(part.name, "control", started, &report);
+        !report.findings.is_clean()
+    };
+    if !caught {
+        println!("{}: the control found nothing", part.name);
+    }
+    let started = Instant::now();
+    let report = (part.run)(long, seed);
+    print(part.name, "run", started, &report);
+    print!("{}", report.findings.examples());
+    caught && report.findings.is_clean()
+}
+
+fn print(name: &str, kind: &str, started: Instant, report: &Report) {
+    let seconds = started.elapsed().as_secs_f64();
+    println!("{name} {kind}: {}: {} ({seconds:.0} s)", report.what, report.findings.figures());
+}
+
+/// Runs this again where mounts and processes are its own, and go away with it.
+fn go_inside() -> ExitCode {
+    let this = std::env::current_exe().expect("the path of this program");
+    let error = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(this)
+        .args(std::env::args_os().skip(1))
+        .env(INSIDE_VARIABLE, "yes")
+        .exec();
+    eprintln!("unshare: {error} (apt-get install util-linux)");
+    ExitCode::FAILURE
+}
+
+const PARTS: &[Part] =
+    &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING, states::PART];
+const AT_THE_SAME_TIME: usize = 2;
+const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";
