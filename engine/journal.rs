@@ -8,6 +8,7 @@
 //! (snapshot, other file, failures), `format` (bytes), `recovery` (reading it all at start).
 
 mod commit;
+mod config;
 mod format;
 mod moving;
 mod recovery;
@@ -17,15 +18,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use commit::{Waiting, Write};
+pub use config::{CommitSync, JournalConfig, LogStart};
 pub use format::{COMMIT_BYTES_MAX, FileKey, FileName, Header, JOURNAL_NAME, Side};
 use format::{COMMIT_HEAD_BYTES, blocks_bytes};
 use moving::Move;
 pub use recovery::{Damage, DamageReason, JournalFile, NewFile, Recovery, recover};
 
-use crate::buffer::{Memory, Slice};
-use crate::durability::{Durability, SyncMethod};
+use crate::buffer::Memory;
 use crate::limits::BLOCK_BYTES;
-use crate::op::{Completion, Errno, FileId, Op, OpenHow, Token};
+use crate::op::{Completion, Errno, FileId, Op, OpenHow, Output, Token};
 use crate::record::{Record, TicketRecord};
 use crate::ticket::TicketId;
 
@@ -37,6 +38,8 @@ use crate::ticket::TicketId;
 pub struct Journal<M> {
     config: JournalConfig,
     stage: Stage,
+    /// First [`Side::A`]'s file.
+    is_open: [bool; 2],
     log: Log,
     /// How large each side's file is. Nothing is written beyond.
     capacity_bytes: [u64; 2],
@@ -71,44 +74,6 @@ pub struct Journal<M> {
     flight_next: u64,
     ops: VecDeque<(Token, Op<M>)>,
     events: VecDeque<JournalEvent>,
-}
-
-#[derive(Clone, Debug)]
-pub struct JournalConfig {
-    pub core: u16,
-    pub core_count: u16,
-    /// Of this start of the server.
-    pub run: u64,
-    pub sync: CommitSync,
-    /// Write without the page cache.
-    pub direct: bool,
-    /// The journal's part of the core's memory: [`REGION_BYTES`], at a block boundary.
-    pub region: Slice,
-    pub start: LogStart,
-}
-
-/// What a commit waits for before it counts. The end of a move is always synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CommitSync {
-    /// Files are opened so that a write completes when it is durable.
-    Dsync,
-    /// Each commit is written, then synced; one sync serves those that are written.
-    Fdatasync,
-    /// Only commits with a ticket's state are synced. Offsets alone survive the death of the
-    /// process, but not a power cut.
-    StatesOnly,
-}
-
-/// Where a new run's log begins: after what [`NewFile`] had the server write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LogStart {
-    pub side: Side,
-    /// Of the first commit to come.
-    pub sequence: u64,
-    pub end_bytes: u64,
-    /// How large the files are, first [`Side::A`]'s; at least [`FILE_BYTES_MIN`] each, and no less
-    /// than one commit beyond `end_bytes`.
-    pub capacity_bytes: [u64; 2],
 }
 
 /// What the tickets are now. From [`Journal::note_ticket`] on, it says the state that was noted, or
@@ -148,6 +113,10 @@ enum Stage {
     Appending,
     /// To the other file.
     Moving(Move),
+    /// Another process still has a file; it is opened again then.
+    Locked {
+        until: Instant,
+    },
     /// There was no space for a move; it is tried again then.
     Pausing {
         until: Instant,
@@ -173,7 +142,9 @@ struct Flight {
 
 #[derive(Clone, Copy, Debug)]
 enum What {
-    Open,
+    Open {
+        side: Side,
+    },
     /// Of the write with this sequence.
     Write {
         sequence: u64,
@@ -188,17 +159,6 @@ enum What {
         /// The move cannot go on without it.
         is_needed: bool,
     },
-}
-
-/// A commit is as safe as what it speaks of.
-impl From<Durability> for CommitSync {
-    fn from(durability: Durability) -> Self {
-        match durability {
-            Durability::Written => Self::StatesOnly,
-            Durability::Synced(SyncMethod::Dsync) => Self::Dsync,
-            Durability::Synced(SyncMethod::Fdatasync) => Self::Fdatasync,
-        }
-    }
 }
 
 impl<M> Journal<M> {
@@ -216,6 +176,7 @@ impl<M> Journal<M> {
             tickets.into_iter().map(|it| (it.id, it.encoded_bytes())).collect();
         Self {
             stage: Stage::Closed,
+            is_open: [false; 2],
             log: Log { side, generation: GENERATION_FIRST, sequence, end_bytes },
             capacity_bytes,
             generation_last: GENERATION_FIRST,
@@ -300,7 +261,7 @@ impl<M> Journal<M> {
                 Stage::Closed => self.open(),
                 Stage::Appending => self.append(memory, source),
                 Stage::Moving(_) => self.go_on_moving(memory, source),
-                Stage::Opening | Stage::Pausing { .. } | Stage::Failed => {}
+                Stage::Opening | Stage::Locked { .. } | Stage::Pausing { .. } | Stage::Failed => {}
             }
         }
         self.ops.pop_front()
@@ -316,9 +277,8 @@ impl<M> Journal<M> {
             (What::Grow { side, capacity_bytes, is_needed }, result) => {
                 self.on_grown(side, capacity_bytes, is_needed, result);
             }
+            (What::Open { side }, result) => self.on_opened(now, side, result),
             (_, Err(errno)) => self.fail(errno),
-            (What::Open, Ok(_)) if self.flights.is_empty() => self.stage = Stage::Appending,
-            (What::Open, Ok(_)) => {}
             (What::Write { sequence }, Ok(output)) => self.on_written(sequence, output.bytes()),
             (What::Sync { sequence }, Ok(_)) => self.on_synced(sequence),
         }
@@ -331,14 +291,16 @@ impl<M> Journal<M> {
     }
 
     pub fn on_timeout(&mut self, now: Instant) {
-        if matches!(self.stage, Stage::Pausing { until } if until <= now) {
-            self.begin_moving();
+        match self.stage {
+            Stage::Pausing { until } if until <= now => self.begin_moving(),
+            Stage::Locked { until } if until <= now => self.stage = Stage::Closed,
+            _ => {}
         }
     }
 
     pub fn poll_timeout(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Pausing { until } => Some(until),
+            Stage::Pausing { until } | Stage::Locked { until } => Some(until),
             _ => None,
         }
     }
@@ -355,7 +317,7 @@ impl<M> Journal<M> {
             Stage::Closed | Stage::Appending => {
                 self.noted == self.committed && self.offsets.is_empty() && self.writes.is_empty()
             }
-            Stage::Opening | Stage::Moving(_) | Stage::Pausing { .. } => false,
+            _ => false,
         };
         is_done && self.flights.is_empty()
     }
@@ -377,9 +339,25 @@ impl<M> Journal<M> {
             ..OpenHow::default()
         };
         for side in [Side::A, Side::B] {
+            if self.is_open[side as usize] {
+                continue;
+            }
             let name = FileName { core: self.config.core, side };
             let path = PathBuf::from(JOURNAL_NAME).join(name.to_string());
-            self.emit(What::Open, Op::Open { file: file(side), path, how });
+            self.emit(What::Open { side }, Op::Open { file: file(side), path, how });
+        }
+    }
+
+    fn on_opened(&mut self, now: Instant, side: Side, result: Result<Output, Errno>) {
+        match result {
+            Ok(_) => self.is_open[side as usize] = true,
+            Err(Errno::EAGAIN) => {}
+            Err(errno) => self.fail(errno),
+        }
+        if self.flights.is_empty() && self.broken.is_none() {
+            let is_open = self.is_open == [true; 2];
+            self.stage =
+                if is_open { Stage::Appending } else { Stage::Locked { until: now + LOCK_PAUSE } };
         }
     }
 
@@ -427,6 +405,9 @@ pub const RECORD_BYTES_MAX: u32 = COMMIT_BYTES_MAX - COMMIT_HEAD_BYTES as u32;
 
 /// Commits that the kernel may have, or that wait for their sync. Recovery counts on it.
 const WRITES_IN_FLIGHT_MAX: usize = 2;
+
+/// Before a locked file is opened again.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Between tries to make files larger for the sake of new tickets.
 const GROW_PAUSE: Duration = Duration::from_secs(1);

@@ -212,7 +212,13 @@ impl<M> Store<M> {
         self.set_goal(now, upload, Goal::Discard);
     }
 
-    /// Forgets an upload that has arrived or failed; its file stays.
+    /// Gives the upload up, and its file the name `<ticket>.failed`, which nobody touches any more.
+    /// [`StoreEvent::Removed`] follows.
+    pub fn set_aside(&mut self, now: Instant, upload: UploadKey) {
+        self.set_goal(now, upload, Goal::SetAside);
+    }
+
+    /// Forgets an upload that has arrived; its file stays.
     pub fn forget(&mut self, upload: UploadKey) {
         let part = self.part(upload.slot);
         assert!(!part.is_open && part.is_quiet(), "its file is closed");
@@ -333,7 +339,8 @@ impl<M> Store<M> {
     fn set_goal(&mut self, now: Instant, upload: UploadKey, goal: Goal) {
         assert!(self.get(upload).is_some(), "a known upload");
         let part = self.part_mut(upload.slot);
-        assert!(part.goal != Goal::Discard, "nothing follows removal");
+        let is_over = matches!(part.goal, Goal::Discard | Goal::SetAside);
+        assert!(!is_over, "nothing follows removal");
         let is_finishing = matches!(part.goal, Goal::Finish(_));
         if is_finishing && matches!(goal, Goal::Attach | Goal::Idle) {
             return;

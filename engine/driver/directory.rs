@@ -13,8 +13,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
     AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Stat,
-    StatVfsMountFlags, Uid, fchmod, fchown, flock, fstat, fstatvfs, fsync, mkdirat, open, openat,
-    openat2, renameat, renameat_with, stat, statat, unlinkat,
+    StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, flock, fstat,
+    fstatvfs, fsync, futimens, mkdirat, open, openat, openat2, renameat, renameat_with, stat,
+    statat, unlinkat,
 };
 use rustix::io::Errno as OsError;
 
@@ -173,18 +174,26 @@ impl StorageDir {
             && self.children.iter().all(|(name, expected)| {
                 is_here(statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW), *expected)
             });
-        match fstatvfs(&self.fd) {
-            Ok(it) if in_place => StorageState {
-                // What is left to everybody: what is kept back for root is not for uploads.
-                free_bytes: it.f_bavail.saturating_mul(it.f_frsize),
-                health: if it.f_flag.contains(StatVfsMountFlags::RDONLY) {
-                    StorageHealth::ReadOnly
-                } else {
-                    StorageHealth::Good
-                },
-            },
-            _ => gone,
+        let Ok(it) = fstatvfs(&self.fd) else { return gone };
+        if !in_place {
+            return gone;
         }
+        let health = match self.touch() {
+            _ if it.f_flag.contains(StatVfsMountFlags::RDONLY) => StorageHealth::ReadOnly,
+            Err(OsError::ROFS) => StorageHealth::ReadOnly,
+            Err(OsError::IO) => StorageHealth::Gone,
+            // Not allowed, or no space for it: that says nothing about the files.
+            Ok(()) | Err(_) => StorageHealth::Good,
+        };
+        // What is left to everybody: what is kept back for root is not for uploads.
+        StorageState { free_bytes: it.f_bavail.saturating_mul(it.f_frsize), health }
+    }
+
+    /// Changes the directory's times: a file system that has given up after an error does not say
+    /// so (ext4 since Linux 6.15), but it refuses every change.
+    fn touch(&self) -> Result<(), OsError> {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        futimens(&self.fd, &Timestamps { last_access: now, last_modification: now })
     }
 
     /// Opens what `path` names, following no symbolic link.

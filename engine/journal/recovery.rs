@@ -29,7 +29,8 @@ pub struct Recovery {
     pub damage: Vec<Damage>,
     /// What `tickets` was read from: to be left alone until the new run's headers are durable.
     pub in_use: Vec<FileName>,
-    /// The number of the new run: higher than any that the files know.
+    /// The number of the new run: higher than any that the files know, also of one whose start was
+    /// cut short before its first header.
     pub run_next: u64,
 }
 
@@ -91,7 +92,7 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     let found: Vec<Found<'_>> = files.iter().filter_map(Found::new).collect();
     let run_max = found.iter().map(|it| it.header.key.run).max();
     let mut recovery =
-        Recovery { run_next: run_max.map_or(1, |it| it.saturating_add(1)), ..Recovery::default() };
+        Recovery { run_next: unused_run(files, run_max.unwrap_or(0)), ..Recovery::default() };
     let mut active = BTreeMap::<(u64, u16), &Found<'_>>::new();
     for it in &found {
         let key = it.header.key;
@@ -122,6 +123,19 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     }
     recovery.tickets = tickets.into_values().collect();
     recovery
+}
+
+/// A run of which there is no commit either: otherwise what a start that was cut short has left
+/// further on in a file would go for a part of this run's log.
+fn unused_run(files: &[JournalFile<'_>], run_max: u64) -> u64 {
+    let is_used = |run: u64| {
+        files.iter().any(|it| {
+            let key = FileKey { run, core: it.name.core, generation: GENERATION_FIRST };
+            Reader { file: *it, key, at_bytes: 0, sequence: None }.find(0).is_some()
+        })
+    };
+    let mut runs = (1..=CUT_STARTS_MAX).map(|it| run_max.saturating_add(it));
+    runs.find(|it| !is_used(*it)).unwrap_or(run_max.saturating_add(CUT_STARTS_MAX + 1))
 }
 
 impl JournalFile<'_> {
@@ -298,3 +312,7 @@ fn apply(records: Vec<Record>, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
         }
     }
 }
+
+/// So many starts in a row may have been cut short before their first header: each overwrites what
+/// the one before has left.
+const CUT_STARTS_MAX: u64 = 64;

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::op::Output;
+use crate::buffer::Slice;
 use crate::record::RecordState;
 
 /// A journal whose ops are looked at one by one.
@@ -23,6 +23,14 @@ impl Source for Tickets {
 
 impl Bench {
     fn new(sync: CommitSync) -> Self {
+        let mut bench = Self::closed(sync);
+        for token in bench.turn().iter().map(|it| it.0) {
+            bench.end(token, Ok(Output::Done));
+        }
+        bench
+    }
+
+    fn closed(sync: CommitSync) -> Self {
         let file = NewFile::new(0, 1, 1, sync, []);
         let config = JournalConfig {
             core: 0,
@@ -35,11 +43,7 @@ impl Bench {
         };
         let journal = Journal::new(config, &[]);
         let memory = Memory::new(REGION_BYTES as usize).unwrap();
-        let mut bench = Self { journal, memory, tickets: Tickets::default(), now: Instant::now() };
-        for token in bench.turn().iter().map(|it| it.0) {
-            bench.end(token, Ok(Output::Done));
-        }
-        bench
+        Self { journal, memory, tickets: Tickets::default(), now: Instant::now() }
     }
 
     fn turn(&mut self) -> Vec<(Token, Op<()>)> {
@@ -125,17 +129,37 @@ fn committed(position: Position) -> JournalEvent {
 }
 
 #[test]
-fn opens_what_the_server_made() {
-    let config = Bench::new(CommitSync::Dsync).journal.config;
-    let mut journal = Journal::<()>::new(config, &[]);
-    let mut memory = Memory::new(REGION_BYTES as usize).unwrap();
-    let mut names = Vec::new();
-    while let Some((_, op)) = journal.poll_op(&mut memory, &Tickets::default()) {
-        let Op::Open { file, path, how } = op else { panic!("{op:?}") };
-        assert_eq!(how, OpenHow { create: false, direct: true, dsync: true, lock: false });
-        names.push((file, path));
+fn opens_what_the_server_made_once_it_is_free() {
+    let mut bench = Bench::closed(CommitSync::Dsync);
+    let [a, b] = bench.turn().try_into().unwrap();
+    for ((_, op), name) in [(&a, "journal/0.a"), (&b, "journal/0.b")] {
+        let Op::Open { path, how, .. } = op else { panic!("{op:?}") };
+        assert_eq!(path, &PathBuf::from(name));
+        assert_eq!(how, &OpenHow { create: false, direct: true, dsync: true, lock: true });
     }
-    assert_eq!(names, [(FileId(0), "journal/0.a".into()), (FileId(1), "journal/0.b".into())]);
+    bench.end(a.0, Err(Errno::EAGAIN));
+    bench.end(b.0, Ok(Output::Done));
+    assert!(bench.turn().is_empty());
+    bench.now = bench.journal.poll_timeout().unwrap();
+    bench.journal.on_timeout(bench.now);
+    let (token, op) = bench.op();
+    assert!(matches!(op, Op::Open { file: FileId(0), .. }));
+    bench.end(token, Ok(Output::Done));
+    assert_eq!(bench.journal.poll_timeout(), None);
+    bench.note(1, 0);
+    assert!(matches!(bench.op().1, Op::Write { .. }));
+}
+
+#[test]
+fn what_cannot_be_opened_is_a_failure() {
+    for order in [[0, 1], [1, 0]] {
+        let mut bench = Bench::closed(CommitSync::Dsync);
+        let tokens: Vec<Token> = bench.turn().iter().map(|it| it.0).collect();
+        bench.end(tokens[order[0]], Err(Errno::EIO));
+        bench.end(tokens[order[1]], Ok(Output::Done));
+        assert_eq!(bench.events(), [JournalEvent::Failed { errno: Errno::EIO }]);
+        assert!(bench.turn().is_empty());
+    }
 }
 
 #[test]

@@ -74,6 +74,8 @@ pub(super) enum Goal {
     Receive,
     Finish(Finish),
     Discard,
+    /// The file gets another name, for whoever wants to look into it.
+    SetAside,
 }
 
 /// How a complete file leaves the parts.
@@ -98,6 +100,7 @@ pub(super) enum Step {
     SyncArrived,
     SyncParts,
     Remove,
+    SetAside,
 }
 
 /// The unfinished last block of a direct file, after what came before it was written. Between

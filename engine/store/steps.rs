@@ -39,6 +39,10 @@ impl<M> Store<M> {
                 self.close_file(slot);
                 self.remove_file(slot);
             }
+            Goal::SetAside => {
+                self.close_file(slot);
+                self.start_step(slot, Step::SetAside);
+            }
         }
     }
 
@@ -60,7 +64,7 @@ impl<M> Store<M> {
             // Who may not give files away leaves them with their owner, as documented.
             (Step::SetOwner, _) => self.start_step(slot, Step::Rename),
             // Gone is what it should be; anything else leaves the file for the operator.
-            (Step::Remove, _) => self.end_removed(slot),
+            (Step::Remove | Step::SetAside, _) => self.end_removed(slot),
             (Step::SyncData | Step::SyncLength, Err(errno)) => {
                 // What was synced before is safe; otherwise nothing is.
                 part.is_doubtful = durability == Durability::Written;
@@ -112,6 +116,10 @@ impl<M> Store<M> {
             (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
             (Step::SyncName | Step::SyncParts, _) => {
                 Op::SyncDirectory { path: self.config.parts_dir.clone() }
+            }
+            (Step::SetAside, _) => {
+                let to = path.with_extension(FAILED_EXTENSION);
+                Op::Rename { from: path, to }
             }
             (Step::Remove, _) => Op::Remove { path: part.arrived_path.clone().unwrap_or(path) },
             (Step::Open | Step::SetOwner | Step::Rename, _) => {
@@ -242,6 +250,9 @@ impl<M> Store<M> {
         self.events.push_back(StoreEvent::Failed { upload, errno });
     }
 }
+
+/// Of a file that could not be stored.
+const FAILED_EXTENSION: &str = "failed";
 
 /// A killed process's last writes end within a second.
 const REOPEN_DELAY: Duration = Duration::from_millis(50);

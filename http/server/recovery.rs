@@ -307,7 +307,7 @@ fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
     for capacity in [capacity(wanted), capacity(needed)] {
         match rustix::io::retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, capacity)) {
             Ok(()) => return Ok(capacity),
-            Err(Errno::NOSPC | Errno::DQUOT) => {}
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
             Err(Errno::OPNOTSUPP) => {
                 append_zeros(file, length, capacity)?;
                 return Ok(capacity);

@@ -11,7 +11,7 @@ use tracing::{debug, error};
 use super::Worker;
 use crate::codec::close_code;
 use crate::codec::response::Response;
-use crate::connection::Wants;
+use crate::connection::{Pace, Wants};
 use crate::dialect::message::UploadRequest;
 use crate::mail::{Mail, MovedClient};
 
@@ -88,7 +88,10 @@ impl Worker {
             Err(_) => return self.bury(now, slot),
             Ok(count) => rest.advance(count as usize),
         }
-        client.heard_at = now;
+        // That the kernel takes a ping says nothing about an upload's browser.
+        if client.pace != Pace::Upload {
+            client.heard_at = now;
+        }
         if !rest.is_empty() && !client.is_dead {
             self.send(slot, rest);
         }

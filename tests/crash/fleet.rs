@@ -1,6 +1,7 @@
 //! Several uploads at the same time, each living by its seed: sending, taken over, broken off,
 //! cancelled, finished and replaced by the next, over any number of crashes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -87,9 +88,18 @@ impl Fleet {
         self.look_at_log(&server);
     }
 
-    /// The uploads that are under way.
-    pub fn uploads(&self) -> Vec<Upload> {
-        self.slots.iter().filter_map(|it| it.upload.clone()).collect()
+    /// Remembers every upload, also those that are over for long.
+    pub fn keep_all(&mut self) {
+        for slot in &mut self.slots {
+            slot.all_over = Some(Vec::new());
+        }
+    }
+
+    /// All uploads, if they were kept.
+    pub fn uploads(self) -> BTreeMap<String, Upload> {
+        let slots = self.slots.into_iter();
+        let all = slots.flat_map(|it| it.all_over.into_iter().flatten().chain(it.upload));
+        all.map(|it| (it.id.clone(), it)).collect()
     }
 
     fn start(&self, setup: &Setup) -> Option<Server> {
@@ -138,12 +148,14 @@ struct Slot {
     upload: Option<Upload>,
     /// The last one that is over: it must stay so.
     over: Option<Upload>,
+    /// All of them, for those who want to know.
+    all_over: Option<Vec<Upload>>,
 }
 
 impl Slot {
     fn new(seed: u64, index: u64) -> Self {
         let random = Random(seed.wrapping_mul(31).wrapping_add(index));
-        Self { random, index, upload: None, over: None }
+        Self { random, index, upload: None, over: None, all_over: None }
     }
 
     fn live(&mut self, moment: &Moment<'_>) {
@@ -235,7 +247,11 @@ impl Slot {
     fn put_aside(&mut self, done: &Result<(), End>) {
         let gone = matches!(done, Err(End::Refused(300 | 301 | 302, _)));
         if gone || self.upload.as_ref().is_some_and(Upload::is_over) {
-            self.over = self.upload.take().filter(Upload::is_over);
+            let over = self.upload.take().filter(Upload::is_over);
+            if let Some(all) = &mut self.all_over {
+                all.extend(over.clone());
+            }
+            self.over = over;
         }
     }
 

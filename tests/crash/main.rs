@@ -19,6 +19,7 @@ mod browser;
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/content.rs"]
 mod content;
+mod disk;
 mod fleet;
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/http.rs"]
@@ -29,6 +30,7 @@ mod part;
 mod points;
 mod power;
 mod server;
+mod states;
 mod upload;
 mod world;
 
@@ -126,6 +128,7 @@ fn go_inside() -> ExitCode {
     ExitCode::FAILURE
 }
 
-const PARTS: &[Part] = &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING];
+const PARTS: &[Part] =
+    &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING, states::PART];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";

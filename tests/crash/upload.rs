@@ -68,6 +68,7 @@ impl Upload {
     /// The web app cancels it.
     pub fn cancel_by_app(&mut self, world: &World, address: SocketAddr) -> Result<(), End> {
         self.may_be_cancelled = true;
+        world.promised(&self.id, Promise::CancelAsked);
         match post(address, "cancel_upload", &[("id", &self.id)]) {
             Some((200, _)) => {
                 self.cancelled(world);
@@ -245,6 +246,7 @@ impl Session {
             }
         }
         upload.is_finished = true;
+        world.promised(&upload.id, Promise::Finished);
         if !world.finished(&upload.id) {
             let what = format!("{}: MsgAllDone, but the web app has not said so", upload.id);
             world.find(|it| it.lost.push(what));
@@ -255,6 +257,7 @@ impl Session {
     /// The browser cancels.
     pub fn cancel(mut self, world: &World, upload: &mut Upload) -> Result<(), End> {
         upload.may_be_cancelled = true;
+        world.promised(&upload.id, Promise::CancelAsked);
         self.browser.say("MsgCancel", json!({ "Reason": "by browser" }));
         loop {
             match self.browser.receive()? {

@@ -19,7 +19,14 @@ pub enum Promise {
     /// So many bytes are acknowledged.
     Acknowledged(u64),
     /// The web app was told that the file is there.
-    HandedOver,
+    Told,
+    /// The web app has answered `done`, or has called `finish_upload`: the file may go.
+    Done,
+    /// The browser was told that the web app has the file.
+    Finished,
+    /// Somebody has asked to cancel it.
+    CancelAsked,
+    /// The web app was told that it is cancelled, or whoever asked was.
     Cancelled,
 }
 
@@ -166,6 +173,22 @@ impl World {
         }
     }
 
+    /// Goes back to what the web app knew when only these promises had been given.
+    pub fn rewind(&self, promises: &[(&str, Promise)]) {
+        for (id, record) in lock(&self.records).iter_mut() {
+            let has = |promise| promises.contains(&(id.as_str(), promise));
+            record.calls = 0;
+            record.is_done = has(Promise::Done);
+            record.is_waiting = false;
+            record.may_be_finished = false;
+            record.is_cancelled = has(Promise::Cancelled);
+            record.kept = None;
+            if has(Promise::Told) && !record.is_removed_by_server {
+                record.kept = Some(self.storage_dir.join("arrived").join(id));
+            }
+        }
+    }
+
     /// Checks that the storage directory holds the first bytes of an upload.
     pub fn check_prefix(&self, id: &str, content: Content, length_bytes: u64) {
         if length_bytes == 0 {
@@ -215,7 +238,7 @@ impl World {
             self.promised(id, Promise::Cancelled);
             return Answer::Done;
         }
-        self.promised(id, Promise::HandedOver);
+        self.promised(id, Promise::Told);
         let path = call.path();
         if !record.is_done || path.exists() {
             self.check_file(id, &path, record.content);
@@ -231,6 +254,7 @@ impl World {
             }
             _ => {}
         }
+        self.promised(id, Promise::Done);
         if !record.is_done {
             self.find(|it| it.handed_over += 1);
         }
@@ -246,6 +270,7 @@ impl World {
         if !self.is_waiting(id) {
             return;
         }
+        self.promised(id, Promise::Done);
         self.change(id, |it| it.may_be_finished = true);
         if let Some((200, _)) = post(address, "finish_upload", &[("id", id)]) {
             self.finished(id);

@@ -16,7 +16,7 @@ on_every_driver! { a_broken_disk_ends_the_upload_at_the_third_time }
 fn a_full_disk_is_waited_for() {
     assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
     for driver in [Driver::Monoio, Driver::MonoioRefused, Driver::TokioUring] {
-        let within = Some(on_twelve_mebibytes as fn(&Path) -> Vec<String>);
+        let within = Some(on_sixteen_mebibytes as fn(&Path) -> Vec<String>);
         let setup = Setup { within, ..Setup::new(driver, Place::Disk) };
         let server = setup.with_environment("INCOMING_RESERVE", "0B").start();
         let backend = Backend::done();
@@ -53,7 +53,7 @@ fn a_full_disk_is_waited_for() {
 #[test]
 fn a_ticket_needs_room() {
     assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
-    let within = Some(on_twelve_mebibytes as fn(&Path) -> Vec<String>);
+    let within = Some(on_sixteen_mebibytes as fn(&Path) -> Vec<String>);
     let server = Setup { within, ..Setup::default() }.start();
     let url = Backend::done().url();
     let form = [("signalFinishURL", url.as_str())];
@@ -106,10 +106,10 @@ fn send_until_refused(client: &mut Client, content: Content) -> Event {
     panic!("all of it was stored");
 }
 
-/// A file system of its own for the storage directory. Four go to the journal.
-fn on_twelve_mebibytes(storage_dir: &Path) -> Vec<String> {
+/// A file system of its own for the storage directory. Half goes to the journal.
+fn on_sixteen_mebibytes(storage_dir: &Path) -> Vec<String> {
     let script = format!(
-        "mount -t tmpfs -o size=12m tmpfs '{}' && exec \"$0\" \"$@\"",
+        "mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$0\" \"$@\"",
         storage_dir.display()
     );
     ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).into()

@@ -35,4 +35,5 @@ mod storage;
 mod take_over;
 mod ten_thousand;
 mod upload;
+mod vanished;
 mod websocket;

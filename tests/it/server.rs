@@ -213,6 +213,10 @@ impl Server {
         PathBuf::from(format!("/proc/{}/root{}", self.child.id(), path.display()))
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The most memory the process has had resident so far, in bytes.
     pub fn resident_bytes_max(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("proc");

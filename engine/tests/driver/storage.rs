@@ -250,16 +250,7 @@ fn mounts_are_noticed() {
     if let Some(dir) = std::env::var_os(MOUNTS) {
         return within_mounts(&PathBuf::from(dir));
     }
-    assert!(rustix::process::geteuid().is_root(), "run this as root: it mounts a tmpfs");
-    let directory = directory();
-    let output = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "storage::mounts_are_noticed", "--nocapture"])
-        .env(MOUNTS, directory.path())
-        .output()
-        .expect("unshare, of util-linux");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    within_mount_namespace("storage::mounts_are_noticed");
 }
 
 fn within_mounts(dir: &Path) {
@@ -292,6 +283,54 @@ fn within_mounts(dir: &Path) {
     assert_eq!(health(&mut cores), StorageHealth::Gone);
     assert_eq!(cores.run(open("parts/file", how)), Ok(Output::Done));
     assert_eq!(fs::read_dir(&root).unwrap().count(), 0);
+}
+
+/// After an error ext4 refuses every change, but the mount does not say so.
+#[test]
+fn a_file_system_that_has_given_up_is_noticed() {
+    if let Some(dir) = std::env::var_os(MOUNTS) {
+        return within_ext4(&PathBuf::from(dir));
+    }
+    within_mount_namespace("storage::a_file_system_that_has_given_up_is_noticed");
+}
+
+fn within_ext4(dir: &Path) {
+    let [root, image] = ["root", "image"].map(|it| dir.join(it));
+    fs::create_dir(&root).unwrap();
+    fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+    let run = |program: &str, arguments: &[&str], path: &Path| {
+        let output = Command::new(program).args(arguments).arg(path).output();
+        let output = output.expect("mkfs.ext4 of e2fsprogs, mount and findmnt of util-linux");
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    run("mkfs.ext4", &["-q"], &image);
+    let options = ["-o", "loop,errors=remount-ro", image.to_str().unwrap()];
+    run("mount", &options, &root);
+    let mut cores = Cores::start_watching(&root, &["parts"], VARIANTS[0].1);
+    assert_eq!(health(&mut cores), StorageHealth::Good);
+    let device = run("findmnt", &["-no", "SOURCE"], &root);
+    let name = Path::new(&device).file_name().unwrap().to_str().unwrap();
+    fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "on purpose").unwrap();
+    let how = OpenHow { create: true, ..OpenHow::default() };
+    assert_eq!(cores.run(open("parts/file", how)), Err(EROFS));
+    assert_eq!(health(&mut cores), StorageHealth::ReadOnly);
+    cores.stop();
+    run("umount", &[], &root);
+}
+
+/// Runs a test once more, where its mounts are its own.
+fn within_mount_namespace(test: &str) {
+    assert!(rustix::process::geteuid().is_root(), "run this as root: it mounts file systems");
+    let directory = directory();
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private"])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(MOUNTS, directory.path())
+        .output()
+        .expect("unshare, of util-linux");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn directory() -> TempDir {

@@ -12,7 +12,7 @@ mod rng;
 mod world;
 
 use std::cell::RefCell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use disk::{Disk, Image, Weather};
 use engine::buffer::{Memory, Slice};
@@ -286,7 +286,8 @@ impl Sim {
         if self.disk.is_idle() {
             for core in &mut self.cores {
                 if let Some(at) = core.journal.poll_timeout() {
-                    self.seen.pauses += 1;
+                    let is_shortage = at > self.now + Duration::from_millis(500);
+                    self.seen.pauses += u32::from(is_shortage);
                     self.now = self.now.max(at);
                     core.journal.on_timeout(self.now);
                 }
