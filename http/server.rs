@@ -1,5 +1,6 @@
 //! A running server: one thread for each core, one for everything else, and how they end.
 
+mod boot;
 mod machine;
 mod medium;
 mod orphans;
