@@ -11,7 +11,7 @@ use engine::journal::{
 };
 use engine::limits::BLOCK_BYTES;
 use engine::op::{CoreId, Errno, FileId, FileOp, Op, OpenHow, Output, Token};
-use engine::record::TicketRecord;
+use engine::record::{RecordState, TicketRecord};
 
 use crate::disk::Disk;
 
@@ -51,12 +51,25 @@ impl<'d> Starter<'d> {
         Self { disk, memory, files: BTreeMap::new(), file_next: 0, calls_left }
     }
 
-    pub(crate) fn run(mut self, core_count: u16, sync: CommitSync) -> Result<Start, Cut> {
+    /// `has_rebooted`: the machine has started anew since the run before.
+    pub(crate) fn run(
+        mut self,
+        core_count: u16,
+        sync: CommitSync,
+        has_rebooted: bool,
+    ) -> Result<Start, Cut> {
         // Nobody writes to them any more then, not even a killed process.
         for name in names(self.disk) {
             self.open(name, OpenHow { lock: true, ..OpenHow::default() })?;
         }
-        let recovery = recovered(self.disk, Disk::data);
+        let mut recovery = recovered(self.disk, Disk::data);
+        if has_rebooted && sync == CommitSync::StatesOnly {
+            // Bytes that were not synced may be gone, whatever their records say.
+            let receiving = recovery.tickets.iter_mut();
+            receiving
+                .filter(|it| it.state == RecordState::Receiving)
+                .for_each(|it| it.committed_bytes = 0);
+        }
         let mut tickets = vec![Vec::new(); usize::from(core_count)];
         for record in &recovery.tickets {
             tickets[usize::from(record.id.owner(core_count).0)].push(record.clone());

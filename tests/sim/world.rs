@@ -32,6 +32,8 @@ pub(crate) struct World {
     told: Vec<Told>,
     /// Restlessness of the browsers, per mille and step.
     churn: usize,
+    /// The server is about to end with an error.
+    has_failed: bool,
     /// After it could not.
     starts_at: Instant,
 }
@@ -75,6 +77,7 @@ impl World {
             calls: Vec::new(),
             told: Vec::new(),
             churn,
+            has_failed: false,
             starts_at: now,
         }
     }
@@ -116,6 +119,9 @@ impl World {
             _ => self.sleep(),
         }
         self.tick();
+        if std::mem::take(&mut self.has_failed) {
+            self.end_server(false);
+        }
         match self.chaos.poll_end(&mut self.rng) {
             Some(Crash::Stop) if self.server.is_up() => self.stop(),
             Some(Crash::Kill) => self.end_server(false),
@@ -137,6 +143,18 @@ impl World {
         let mails = self.server.tick(self.now, &mut self.kernel, &mut self.rng);
         self.on_mails(mails);
         for path in self.kernel.disk.take_removals() {
+            if std::env::var("DBG").is_ok() {
+                for core in &self.server.cores {
+                    let text = format!("{:?}", core.worker);
+                    let at = text.find("journal: Journal").unwrap();
+                    let b = text.find("awaiting: ").unwrap();
+                    eprintln!(
+                        "DBG {path:?} {} AW {}",
+                        &text[at..text.len().min(at + 900)],
+                        &text[b - 200..b + 300]
+                    );
+                }
+            }
             check_removal(&path, &self.kernel.disk);
         }
     }
@@ -178,6 +196,8 @@ impl World {
         let (pipe, upload) = (&mut self.kernel.pipes[link.pipe], &mut self.uploads[link.upload]);
         link.step(&mut self.rng, self.now, pipe, upload, &self.kernel.disk, self.churn);
         if link.is_gone() {
+            let away = Duration::from_micros(self.rng.pick(&[0u64, 1_000, 300_000]));
+            upload.back_at = Some(self.now + away);
             self.links.swap_remove(index);
         }
     }
@@ -190,7 +210,7 @@ impl World {
             if let Some((status, body)) = response {
                 let call = self.calls.swap_remove(index);
                 let upload = &mut self.uploads[call.upload];
-                on_response(&call, status, &body, upload, &mut self.kernel.disk);
+                on_response(self.now, &call, (status, &body), upload, &mut self.kernel.disk);
             }
         }
     }
@@ -204,6 +224,8 @@ impl World {
         let upload = upload.expect("a known ticket");
         upload.was_cut_off |= !is_heard;
         let (to, mail) = told.answer(&mut self.rng, upload);
+        upload.is_done_heard |=
+            is_heard && matches!(mail, Mail::CallbackAnswer { answer: Answer::Done, .. });
         if is_heard {
             self.server.mail_from_control(to, mail);
         }
@@ -214,7 +236,8 @@ impl World {
         let told = self.told.iter().map(Told::at);
         let links = self.links.iter().map(Link::wakes_at);
         let others = self.server.poll_timeout().into_iter().chain(self.chaos.clears_at());
-        let others = others.chain(Some(self.starts_at));
+        let absent = self.uploads.iter().filter(|it| it.end.is_none());
+        let others = others.chain(absent.filter_map(|it| it.back_at)).chain(Some(self.starts_at));
         let next = others.chain(told).chain(links).filter(|it| *it > self.now).min();
         let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
         if next - self.now > Duration::from_secs(1) {
@@ -284,7 +307,7 @@ impl World {
                 // It ends with an error; whoever runs it starts it again.
                 Mail::JournalFailed { .. } => {
                     assert!(self.kernel.disk.has_failed());
-                    self.chaos.end_soon();
+                    self.has_failed = true;
                 }
                 other => panic!("not for the control thread: {other:?}"),
             }
@@ -296,7 +319,7 @@ impl World {
         let index = self.rng.below(self.uploads.len());
         let upload = &self.uploads[index];
         let is_calling = self.calls.iter().any(|it| it.upload == index);
-        if !self.server.is_up() {
+        if !self.server.is_up() || upload.back_at.is_some_and(|it| it > self.now) {
             return;
         }
         if upload.ticket.is_none() {
@@ -406,6 +429,10 @@ impl World {
     /// There is no process any more, and so no connection.
     fn leave_server(&mut self) {
         self.server.cores.clear();
+        for upload in &mut self.uploads {
+            // Perhaps it had not recorded it yet.
+            upload.was_cut_off |= std::mem::take(&mut upload.is_done_heard);
+        }
         for pipe in &mut self.kernel.pipes {
             pipe.reset();
         }
@@ -435,6 +462,13 @@ impl World {
             let shown = Upload { bytes: &[], ..upload.clone() };
             eprintln!("stuck at {} of {}: {shown:?}", upload.acked, upload.bytes.len());
         }
+        eprintln!(
+            "up {} run {} told {} weather {:?}",
+            self.server.is_up(),
+            self.server.run,
+            self.told.len(),
+            self.kernel.disk.weather
+        );
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
         panic!("no progress in {STEPS_MAX} steps");
     }

@@ -42,6 +42,7 @@ impl Disk {
     pub(crate) fn power_cut(&mut self) {
         self.clock += 1;
         let now = self.clock;
+        self.boot += 1;
         self.kill();
         for it in std::mem::take(&mut self.orphans) {
             self.inodes[it.inode].put_torn(now, it.offset, &it.bytes, &mut self.rng);
