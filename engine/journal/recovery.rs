@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::format::{FileKey, FileName, HEADER_BYTES, Header, HeaderError, Side};
 use super::{GENERATION_FIRST, WRITES_IN_FLIGHT_MAX};
 use crate::limits::BLOCK_BYTES;
-use crate::record::{Record, TicketRecord};
+use crate::record::{Record, RecordState, TicketRecord};
 use crate::ticket::TicketId;
 
 /// A file as it was found, whole.
@@ -23,6 +23,8 @@ pub struct Recovery {
     /// What a crash does not explain. Where the files are damaged, tickets may be missing or older
     /// than what was committed.
     pub damage: Vec<Damage>,
+    /// The run acknowledged without syncs: after a power cut its offsets say more than is true.
+    pub is_relaxed: bool,
     /// What `tickets` was read from: to be left alone until the new run's headers are durable.
     pub in_use: Vec<FileName>,
     /// The number of the new run: higher than any that the files know, also of one whose start was
@@ -100,6 +102,7 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     for it in of(run) {
         it.replay(&mut tickets, &mut recovery.damage);
         recovery.in_use.push(it.file.name);
+        recovery.is_relaxed |= it.header.is_relaxed;
     }
     let core_count = of(run).map(|it| it.header.core_count).max().unwrap_or(0);
     for core in (0..core_count).filter(|it| !active.contains_key(&(run, *it))) {
@@ -144,6 +147,12 @@ impl JournalFile<'_> {
 }
 
 impl Recovery {
+    /// Files that are still being received may have lost anything: they begin anew.
+    pub fn distrust_offsets(&mut self) {
+        let receiving = self.tickets.iter_mut().filter(|it| it.state == RecordState::Receiving);
+        receiving.for_each(|it| it.committed_bytes = 0);
+    }
+
     /// Which of a core's two files a new run begins with: one that is not in use.
     pub fn side_for(&self, core: u16) -> Side {
         let a = FileName { core, side: Side::A };

@@ -51,6 +51,7 @@ impl Disk {
             Request::CheckStorage => {
                 let free_bytes = if self.weather.is_full { 0 } else { FREE_BYTES };
                 let health = self.weather.health;
+                self.failed_count += u32::from(free_bytes == 0 || health != StorageHealth::Good);
                 return Ok(Output::Storage(StorageState { free_bytes, health }));
             }
             Request::Remove { path } => {
