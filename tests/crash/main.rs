@@ -20,6 +20,7 @@ mod browser;
 #[path = "../it/content.rs"]
 mod content;
 mod disk;
+mod faults;
 mod fleet;
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/http.rs"]
@@ -131,7 +132,14 @@ fn go_inside() -> ExitCode {
     ExitCode::FAILURE
 }
 
-const PARTS: &[Part] =
-    &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING, states::PART];
+const PARTS: &[Part] = &[
+    kills::PART,
+    power::EXT4,
+    power::XFS,
+    points::MONOIO,
+    points::TOKIO_URING,
+    states::PART,
+    faults::PART,
+];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";
