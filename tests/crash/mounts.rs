@@ -100,6 +100,7 @@ impl Mount {
         let is_file = self.source.is_file();
         let options: &[&str] = if is_file { &["-o", "loop"] } else { &[] };
         must(Command::new("mount").args(options).args([&self.source, &self.path]));
+        assert!(!is_file || self.has_loop_device(), "{:?} has no loop device", self.source);
     }
 
     /// A killed process holds the file system until its last requests have ended.
