@@ -103,7 +103,7 @@ impl Bench {
     }
 }
 
-fn ticket(number: u128, filename_bytes: usize) -> TicketRecord {
+pub(super) fn ticket(number: u128, filename_bytes: usize) -> TicketRecord {
     TicketRecord {
         id: TicketId(number),
         state: RecordState::Receiving,

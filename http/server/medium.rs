@@ -21,15 +21,15 @@ impl Medium {
     /// Tries the disk, and says in the log what it found.
     pub(super) fn probe(storage: &StorageDir, level: DurabilityLevel) -> Self {
         let parts = Path::new(PARTS_NAME);
-        let direct = match driver::probe_direct(storage, parts) {
-            Ok(DirectSupport::Direct) => true,
+        let (direct, is_memory) = match driver::probe_direct(storage, parts) {
+            Ok(DirectSupport::Direct) => (true, false),
             Ok(DirectSupport::Buffered(reason)) => {
                 tracing::info!(%reason, "writing through the page cache");
-                false
+                (false, reason.is_memory())
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
-                false
+                (false, false)
             }
         };
         let durability = match level {
@@ -39,6 +39,10 @@ impl Medium {
             }
             DurabilityLevel::Synced if direct => {
                 Durability::Synced(choose(driver::probe_dsync(storage, parts)))
+            }
+            DurabilityLevel::Synced if is_memory => {
+                tracing::warn!("the storage directory is in memory: a power cut takes all of it");
+                Durability::Synced(SyncMethod::Fdatasync)
             }
             DurabilityLevel::Synced => {
                 tracing::info!(

@@ -97,6 +97,9 @@ fn run(part: &Part, long: bool, seed: u64) -> bool {
         let started = Instant::now();
         let report = (part.control)(seed);
         print(part.name, "control", started, &report);
+        if std::env::var_os("INCOMING_TEST_VERBOSE").is_some() {
+            print!("{}", report.findings.examples());
+        }
         !report.findings.is_clean()
     };
     if !caught {

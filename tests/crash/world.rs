@@ -145,9 +145,9 @@ impl World {
         lock(&self.findings).clone()
     }
 
-    /// The web app has answered `done`.
-    pub fn is_done(&self, id: &str) -> bool {
-        lock(&self.records).get(id).is_some_and(|it| it.is_done)
+    /// The web app has allowed to remove the file, even if it does not know that it was heard.
+    fn may_be_gone(&self, id: &str) -> bool {
+        lock(&self.records).get(id).is_some_and(|it| it.is_done || it.may_be_finished)
     }
 
     /// The web app has been told that the upload is cancelled.
@@ -197,7 +197,7 @@ impl World {
         let places = ["parts", "arrived", "parts"].map(|it| self.storage_dir.join(it).join(id));
         let Some(mut file) = places.iter().find_map(|it| File::open(it).ok()) else {
             // Taken or removed after the hand-over: its bytes were checked there.
-            if !self.is_done(id) {
+            if !self.may_be_gone(id) {
                 self.find(|it| {
                     it.lost.push(format!("{id}: no file, but {length_bytes} bytes promised"));
                 });
@@ -240,7 +240,9 @@ impl World {
         }
         self.promised(id, Promise::Told);
         let path = call.path();
-        if !record.is_done || path.exists() {
+        // Done before, which the server did not hear: the web app may have taken the file since.
+        let is_there = !record.is_done || path.exists();
+        if is_there {
             self.check_file(id, &path, record.content);
         }
         self.change(id, |it| it.calls += 1);
@@ -260,7 +262,7 @@ impl World {
         }
         self.change(id, |it| {
             it.is_done = true;
-            it.kept = (!it.is_removed_by_server).then_some(path);
+            it.kept = (is_there && !it.is_removed_by_server).then_some(path);
         });
         Answer::Done
     }

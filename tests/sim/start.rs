@@ -11,7 +11,7 @@ use engine::journal::{
 };
 use engine::limits::BLOCK_BYTES;
 use engine::op::{CoreId, Errno, FileId, FileOp, Op, OpenHow, Output, Token};
-use engine::record::{RecordState, TicketRecord};
+use engine::record::TicketRecord;
 
 use crate::disk::Disk;
 
@@ -63,12 +63,9 @@ impl<'d> Starter<'d> {
             self.open(name, OpenHow { lock: true, ..OpenHow::default() })?;
         }
         let mut recovery = recovered(self.disk, Disk::data);
-        if has_rebooted && sync == CommitSync::StatesOnly {
-            // Bytes that were not synced may be gone, whatever their records say.
-            let receiving = recovery.tickets.iter_mut();
-            receiving
-                .filter(|it| it.state == RecordState::Receiving)
-                .for_each(|it| it.committed_bytes = 0);
+        assert_eq!(recovery.damage, [], "a crash damages nothing");
+        if has_rebooted && recovery.is_relaxed {
+            recovery.distrust_offsets();
         }
         let mut tickets = vec![Vec::new(); usize::from(core_count)];
         for record in &recovery.tickets {
@@ -164,7 +161,7 @@ impl<'d> Starter<'d> {
         loop {
             match self.call(Op::Open { file, path: path_of(name), how }) {
                 // The last writes of a killed process end soon.
-                Err(Cut::Refused(Errno::EAGAIN)) => self.disk.land_orphan(),
+                Err(Cut::Refused(Errno::EAGAIN)) => assert!(self.disk.land_orphan()),
                 result => {
                     result?;
                     self.files.insert(name, file);

@@ -1,5 +1,7 @@
 //! A harbour: the server, its disk, and everybody who talks to it.
 
+mod ends;
+
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Outcome};
@@ -15,18 +17,17 @@ use crate::panic_count;
 use crate::promise::check_removal;
 use crate::rng::Rng;
 use crate::server::Server;
-use crate::start::Cut;
 use crate::trace::Trace;
 use crate::upload::{End, Plan, Upload};
 use crate::webapp::{Call, CallKind, Told, done, on_response};
 
 pub(crate) struct World {
-    pub(crate) rng: Rng,
-    pub(crate) now: Instant,
-    pub(crate) kernel: Kernel,
-    pub(crate) server: Server,
-    pub(crate) chaos: Chaos,
-    pub(crate) uploads: Vec<Upload>,
+    rng: Rng,
+    now: Instant,
+    kernel: Kernel,
+    server: Server,
+    chaos: Chaos,
+    uploads: Vec<Upload>,
     links: Vec<Link>,
     calls: Vec<Call>,
     told: Vec<Told>,
@@ -159,29 +160,6 @@ impl World {
         }
     }
 
-    fn start_server(&mut self) {
-        if self.starts_at > self.now {
-            return;
-        }
-        let calls_left = self.chaos.poll_cut(&mut self.rng);
-        let kernel = &mut self.kernel;
-        match self.server.start(self.now, kernel, calls_left, &mut self.rng) {
-            Ok(recovery) => {
-                for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
-                    upload.check_recovered(&recovery, &self.kernel.disk);
-                }
-            }
-            Err(Cut::Short) => {
-                let is_power_cut = self.rng.chance(50);
-                self.end_server(is_power_cut);
-            }
-            Err(Cut::Refused(_)) => {
-                self.end_server(false);
-                self.starts_at = self.now + START_AGAIN_AFTER;
-            }
-        }
-    }
-
     fn change_weather(&mut self) {
         let weather = &mut self.kernel.disk.weather;
         self.chaos.change_weather(self.now, weather, &mut self.rng);
@@ -264,22 +242,6 @@ impl World {
         }
         for link in &self.links {
             let owed = link.is_owed(&self.kernel.pipes[link.pipe], &self.uploads[link.upload]);
-            if owed.is_some() {
-                for core in &self.server.cores {
-                    let text = format!("{:?}", core.worker);
-                    let at = text.find("journal: Journal").unwrap();
-                    eprintln!(
-                        "DBG {} AW {}\nTICKETS {}",
-                        &text[at..text.len().min(at + 900)],
-                        {
-                            let b = text.find("awaiting: ").unwrap();
-                            &text[b - 200..b + 300]
-                        },
-                        &text[text.find("tickets:").unwrap()..]
-                            [..1500.min(text.len() - text.find("tickets:").unwrap())]
-                    );
-                }
-            }
             assert_eq!(owed, None, "{link:?}");
         }
     }
@@ -385,66 +347,6 @@ impl World {
         }
     }
 
-    /// The server is told to stop, and nothing is left of it but files.
-    fn stop(&mut self) {
-        self.server.ask_to_stop();
-        self.cut_off_web_apps();
-        for pipe in &mut self.kernel.pipes {
-            // Some browsers stay to the end, some are gone.
-            if self.rng.chance(50) {
-                pipe.reset();
-            }
-        }
-        for _ in 0..STEPS_MAX {
-            if self.server.has_stopped() {
-                break;
-            }
-            match self.rng.below(10) {
-                0..6 => self.server_step(),
-                6..9 => self.link_step(),
-                _ => {
-                    self.sleep();
-                    self.now += Duration::from_millis(100);
-                }
-            }
-            self.tick();
-        }
-        self.server.check_end(&self.kernel);
-        self.kernel.disk.kill();
-        self.leave_server();
-    }
-
-    /// The server is gone at once, in the middle of whatever it did.
-    fn end_server(&mut self, is_power_cut: bool) {
-        if is_power_cut {
-            self.kernel.disk.power_cut();
-            self.uploads.iter_mut().for_each(Upload::on_power_cut);
-        } else {
-            self.kernel.disk.kill();
-        }
-        self.cut_off_web_apps();
-        self.leave_server();
-    }
-
-    /// There is no process any more, and so no connection.
-    fn leave_server(&mut self) {
-        self.server.cores.clear();
-        for upload in &mut self.uploads {
-            // Perhaps it had not recorded it yet.
-            upload.was_cut_off |= std::mem::take(&mut upload.is_done_heard);
-        }
-        for pipe in &mut self.kernel.pipes {
-            pipe.reset();
-        }
-    }
-
-    /// They do not learn what became of their requests.
-    fn cut_off_web_apps(&mut self) {
-        for call in self.calls.drain(..) {
-            self.uploads[call.upload].was_cut_off = true;
-        }
-    }
-
     fn check_files(&self) {
         for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
             let is_there = upload.data(&self.kernel.disk).is_some();
@@ -476,7 +378,5 @@ impl World {
 
 /// Long enough for every retry, too short for tickets to run out.
 const SLEEP_MAX: Duration = Duration::from_secs(700);
-
-const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 const STEPS_MAX: usize = 400_000;

@@ -55,13 +55,11 @@ impl Disk {
         self.clock += 1;
     }
 
-    /// Writes of a killed process are still to come.
-    pub(crate) fn has_orphans(&self) -> bool {
-        !self.orphans.is_empty()
-    }
-
-    /// One of them has come to its end.
-    pub(crate) fn land_orphan(&mut self) {
+    /// One of the writes of a killed process comes to its end. False: there are none.
+    pub(crate) fn land_orphan(&mut self) -> bool {
+        if self.orphans.is_empty() {
+            return false;
+        }
         let index = self.rng.below(self.orphans.len());
         let Orphan { inode, offset, bytes, dsync, .. } = self.orphans.swap_remove(index);
         let inode: &mut Inode = &mut self.inodes[inode];
@@ -70,5 +68,6 @@ impl Disk {
         } else {
             inode.put(self.clock, offset, &bytes);
         }
+        true
     }
 }
