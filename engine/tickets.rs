@@ -137,6 +137,7 @@ impl Tickets {
             remove_when_finished: record.remove_when_finished,
             owner_uid: record.owner_uid,
         };
+        let is_recorded = record.state == RecordState::Finished;
         let telling = |outcome| State::Telling { outcome, phase: Telling::BackingOff };
         self.insert_ticket(Ticket {
             state: match record.state {
@@ -150,7 +151,7 @@ impl Tickets {
             length_bytes: record.length_bytes,
             attempt: record.attempt,
             has_waited: record.has_waited,
-            is_recorded: true,
+            is_recorded,
             ..Ticket::new(new)
         });
         self.map.get_mut(&id).expect("just inserted")

@@ -23,7 +23,9 @@ impl Medium {
     pub(super) fn probe(storage: &StorageDir, level: DurabilityLevel) -> Self {
         let parts = Path::new(PARTS_NAME);
         // Whoever mounts something in the storage directory may do so with the journal's.
-        let direct = [parts, Path::new(JOURNAL_NAME)].into_iter().all(|it| is_direct(storage, it));
+        let kinds = [parts, Path::new(JOURNAL_NAME)].map(|it| Kind::of(storage, it));
+        let direct = kinds == [Kind::Direct; 2];
+        let is_memory = kinds.contains(&Kind::Memory);
         let durability = match level {
             DurabilityLevel::Written => {
                 tracing::info!("acknowledged bytes survive a crash, but not a power cut");
@@ -31,6 +33,10 @@ impl Medium {
             }
             DurabilityLevel::Synced if direct => {
                 Durability::Synced(choose(driver::probe_dsync(storage, parts)))
+            }
+            DurabilityLevel::Synced if is_memory => {
+                tracing::warn!("the storage directory is in memory: a power cut takes all of it");
+                Durability::Synced(SyncMethod::Fdatasync)
             }
             DurabilityLevel::Synced => {
                 tracing::info!(
@@ -45,17 +51,28 @@ impl Medium {
     }
 }
 
-fn is_direct(storage: &StorageDir, directory: &Path) -> bool {
-    let dir = directory.display();
-    match driver::probe_direct(storage, directory) {
-        Ok(DirectSupport::Direct) => true,
-        Ok(DirectSupport::Buffered(reason)) => {
-            tracing::info!(%dir, %reason, "writing through the page cache");
-            false
-        }
-        Err(error) => {
-            tracing::warn!(%dir, %error, "cannot try direct writes; writing through the page cache");
-            false
+/// How a directory's files can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Direct,
+    Buffered,
+    /// Through the page cache, which is all there is.
+    Memory,
+}
+
+impl Kind {
+    fn of(storage: &StorageDir, directory: &Path) -> Self {
+        let dir = directory.display();
+        match driver::probe_direct(storage, directory) {
+            Ok(DirectSupport::Direct) => Self::Direct,
+            Ok(DirectSupport::Buffered(reason)) => {
+                tracing::info!(%dir, %reason, "writing through the page cache");
+                if reason.is_memory() { Self::Memory } else { Self::Buffered }
+            }
+            Err(error) => {
+                tracing::warn!(%dir, %error, "cannot try direct writes; writing through the page cache");
+                Self::Buffered
+            }
         }
     }
 }

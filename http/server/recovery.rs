@@ -22,9 +22,10 @@ use engine::limits::BLOCK_BYTES;
 use engine::op::{CoreId, OpenHow};
 use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
 use engine::ticket::TicketId;
-use rustix::fs::{FallocateFlags, fallocate};
+use rustix::fs::{FallocateFlags, fallocate, syncfs};
 use rustix::io::Errno;
 
+use super::boot::{self, Boot};
 use super::orphans::Orphans;
 use super::storage::{StorageError, denied};
 use crate::worker::RecoveredTicket;
@@ -69,12 +70,23 @@ pub(super) fn recover(
     let contents = journals.read()?;
     let found: Vec<JournalFile<'_>> =
         contents.iter().map(|(name, bytes)| JournalFile { name: *name, bytes }).collect();
-    let recovery = journal::recover(&found);
+    let mut recovery = journal::recover(&found);
     if let Some(it) = recovery.damage.iter().find(|it| it.reason == DamageReason::OtherVersion) {
         return Err(StorageError::JournalOfOtherVersion(absolute(storage, it.file)));
     }
     if !recovery.damage.is_empty() {
         journals.keep_damaged(&recovery.damage, &contents, recovery.run_next);
+    }
+    let boot = Boot::new();
+    if recovery.is_relaxed {
+        let boot_path = storage.path().join(boot::path());
+        if !boot.is_noted(storage).map_err(denied("read", &boot_path))? {
+            tracing::warn!("the machine has started anew: unfinished uploads begin from 0");
+            recovery.distrust_offsets();
+        } else if sync != CommitSync::StatesOnly {
+            // What was only written so far is as safe as this run's own acknowledgements.
+            sync_files(storage)?;
+        }
     }
     let run = recovery.run_next;
     let sides: Vec<Side> = (0..core_count).map(|core| recovery.side_for(core)).collect();
@@ -95,6 +107,10 @@ pub(super) fn recover(
     });
     let starts = journals.begin(&beginnings.collect::<Vec<_>>(), &sides)?;
     journals.remove_surplus(core_count)?;
+    if sync == CommitSync::StatesOnly {
+        let boot_path = storage.path().join(boot::path());
+        boot.note(storage).map_err(denied("write", &boot_path))?;
+    }
 
     tracing::info!(
         run,
@@ -110,6 +126,13 @@ pub(super) fn recover(
         CoreStart { core, run, log_start, tickets }
     });
     Ok(Recovered { cores: cores.collect(), orphans })
+}
+
+/// Makes everything durable that is written.
+fn sync_files(storage: &StorageDir) -> Result<(), StorageError> {
+    let path = storage.path().join(PARTS_NAME);
+    let synced = File::open(&path).and_then(|it| Ok(syncfs(it)?));
+    synced.map_err(denied("sync", &path))
 }
 
 /// Where the files of tickets lie.

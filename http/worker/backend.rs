@@ -212,10 +212,7 @@ impl Worker {
         }
         if let Some(key) = ticket.client {
             self.unbind(key);
-            if let Some(client) = self.clients.get_mut(key) {
-                client.connection.on_revoked("cancelled by the web app");
-                self.pump_later(key);
-            }
+            self.after(position, Then::Revoke(key));
         }
         (Some(position), Response::text(200, "ok"))
     }

@@ -7,7 +7,7 @@ use engine::op::{Address, Errno, Op, Token};
 use engine::record::TicketRecord;
 use engine::store::{Offsets, UploadKey};
 use engine::ticket::TicketId;
-use engine::tickets::Tickets;
+use engine::tickets::{ClientKey, Tickets};
 use tracing::error;
 
 use super::Worker;
@@ -21,6 +21,8 @@ pub(super) enum Then {
     Reply(ReplyTo, Response),
     /// A web app is told what became of its upload.
     Call(TicketId),
+    /// The browser hears that the web app has cancelled.
+    Revoke(ClientKey),
     /// The file of a cancelled upload goes.
     Discard(UploadKey),
     /// The web app has the file: the browser hears so, and the file is the app's business or goes.
@@ -78,6 +80,12 @@ impl Worker {
                 // A server that stops leaves it to the next one.
                 Then::Call(id) if !self.is_stopping => self.call(id),
                 Then::Call(_) => {}
+                Then::Revoke(key) => {
+                    if let Some(client) = self.clients.get_mut(key) {
+                        client.connection.on_revoked("cancelled by the web app");
+                        self.pump_later(key);
+                    }
+                }
                 Then::Discard(upload) => self.store.discard(now, upload),
                 Then::Finished { id, upload, remove } => {
                     match upload {

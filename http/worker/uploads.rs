@@ -15,6 +15,7 @@ use super::Worker;
 use super::journal::Then;
 use super::watch::STORAGE_AWAY;
 use crate::codec::close_code;
+use crate::connection::Pace;
 use crate::dialect::incoming::Command;
 use crate::dialect::message::UploadRequest;
 
@@ -265,8 +266,9 @@ impl Worker {
 
     fn on_cancel(&mut self, now: Instant, key: ClientKey, reason: String) {
         let Some(id) = self.ticket_of(key) else {
-            // It agrees to what the web app wanted.
-            if let Some(client) = self.clients.get_mut(key) {
+            // It agrees to what the web app wanted, or will hear of it.
+            let client = self.clients.get_mut(key);
+            if let Some(client) = client.filter(|it| it.connection.pace() == Pace::Revoked) {
                 client.connection.on_cancelled();
                 self.pump_later(key);
             }

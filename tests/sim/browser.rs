@@ -132,7 +132,7 @@ impl Link {
             Stage::Upgrading => Some("the upgrade"),
             Stage::Requesting => Some("MsgUploadConf"),
             Stage::Sending if !self.unacked.is_empty() => Some("MsgChunkAck"),
-            Stage::Sending if upload.is_handed_over => Some("MsgAllDone"),
+            Stage::Sending if upload.is_done_heard => Some("MsgAllDone"),
             Stage::Cancelling => Some("MsgCancelAck"),
             Stage::Sending | Stage::Leaving | Stage::Gone => None,
         }

@@ -47,11 +47,6 @@ impl Chaos {
         Some(rng.pick(&[End::Stop, End::Kill, End::Kill, End::PowerCut, End::PowerCut]))
     }
 
-    /// The server ends at once.
-    pub(crate) fn end_soon(&mut self) {
-        (self.ends_left, self.ends_every) = (self.ends_left.max(1), 1);
-    }
-
     /// Whether a start is cut short, and by which of its calls.
     pub(crate) fn poll_cut(&mut self, rng: &mut Rng) -> Option<usize> {
         if self.ends_left == 0 || !rng.chance(30) {

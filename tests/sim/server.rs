@@ -28,6 +28,8 @@ pub(crate) struct Server {
     loads: Arc<[AtomicU32]>,
     /// Counts the starts.
     pub(crate) run: u32,
+    /// That of the last complete start.
+    boot: u32,
 }
 
 /// What is the same in all its runs.
@@ -58,7 +60,7 @@ impl Server {
             idle_timeout: Duration::from_secs(if rng.chance(10) { 30 } else { 12 * 3600 }),
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        Self { settings, cores: Vec::new(), loads: Arc::new([]), run: 0 }
+        Self { settings, cores: Vec::new(), loads: Arc::new([]), run: 0, boot: 0 }
     }
 
     /// Tickets are short-lived in this world.
@@ -88,7 +90,11 @@ impl Server {
         self.run += 1;
         let core_count = rng.within(2..5) as u16;
         let sync = self.settings.commit_sync();
-        let start = Starter::new(&mut kernel.disk, calls_left).run(core_count, sync)?;
+        let boot = kernel.disk.boot();
+        let has_rebooted = boot != self.boot;
+        let start =
+            Starter::new(&mut kernel.disk, calls_left).run(core_count, sync, has_rebooted)?;
+        self.boot = boot;
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
         for core in 0..core_count {
             let config = self.config(CoreId(core), &start, &kernel.disk, rng);

@@ -51,12 +51,22 @@ impl<'d> Starter<'d> {
         Self { disk, memory, files: BTreeMap::new(), file_next: 0, calls_left }
     }
 
-    pub(crate) fn run(mut self, core_count: u16, sync: CommitSync) -> Result<Start, Cut> {
+    /// `has_rebooted`: the machine has started anew since the run before.
+    pub(crate) fn run(
+        mut self,
+        core_count: u16,
+        sync: CommitSync,
+        has_rebooted: bool,
+    ) -> Result<Start, Cut> {
         // Nobody writes to them any more then, not even a killed process.
         for name in names(self.disk) {
             self.open(name, OpenHow { lock: true, ..OpenHow::default() })?;
         }
-        let recovery = recovered(self.disk, Disk::data);
+        let mut recovery = recovered(self.disk, Disk::data);
+        assert_eq!(recovery.damage, [], "a crash damages nothing");
+        if has_rebooted && recovery.is_relaxed {
+            recovery.distrust_offsets();
+        }
         let mut tickets = vec![Vec::new(); usize::from(core_count)];
         for record in &recovery.tickets {
             tickets[usize::from(record.id.owner(core_count).0)].push(record.clone());
@@ -151,7 +161,7 @@ impl<'d> Starter<'d> {
         loop {
             match self.call(Op::Open { file, path: path_of(name), how }) {
                 // The last writes of a killed process end soon.
-                Err(Cut::Refused(Errno::EAGAIN)) => self.disk.land_orphan(),
+                Err(Cut::Refused(Errno::EAGAIN)) => assert!(self.disk.land_orphan()),
                 result => {
                     result?;
                     self.files.insert(name, file);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use engine::ticket::TicketId;
 
@@ -38,8 +39,12 @@ pub(crate) struct Upload {
     pub(crate) is_handed_over: bool,
     /// And the server has said that it knows.
     pub(crate) is_finish_known: bool,
+    /// The running server was told so.
+    pub(crate) is_done_heard: bool,
     /// The server ended while it was told something: it may not know.
     pub(crate) was_cut_off: bool,
+    /// When its web app asks for a ticket again, or its browser comes back.
+    pub(crate) back_at: Option<Instant>,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
     /// Tickets are short-lived in this run.
@@ -97,7 +102,9 @@ impl Upload {
             has_arrived: false,
             is_handed_over: false,
             is_finish_known: false,
+            is_done_heard: false,
             was_cut_off: false,
+            back_at: None,
             is_waiting: false,
             may_time_out: false,
             failed_answers_left: rng.below(3) as u32,

@@ -161,7 +161,13 @@ pub(crate) fn done(callback: &Callback, answer: Answer) -> Mail {
 }
 
 /// The web app has an answer to its request.
-pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload, disk: &mut Disk) {
+pub(crate) fn on_response(
+    now: Instant,
+    call: &Call,
+    (status, body): (u16, &str),
+    it: &mut Upload,
+    disk: &mut Disk,
+) {
     match (call.kind, status) {
         (CallKind::New, 200) => {
             it.ticket = TicketId::parse(body);
@@ -175,17 +181,22 @@ pub(crate) fn on_response(call: &Call, status: u16, body: &str, it: &mut Upload,
         (CallKind::Cancel, 412) => assert_eq!(body, "too late to cancel"),
         (CallKind::Cancel, 400) => assert!(it.is_cancelled() || it.may_time_out),
         (CallKind::Finish, 200) => {
-            (it.is_handed_over, it.is_finish_known) = (true, true);
+            (it.is_handed_over, it.is_finish_known, it.is_done_heard) = (true, true, true);
             it.check_finished(disk);
         }
         (CallKind::Finish, 400) => assert!(it.may_time_out),
         // No room on the disk, or no disk: it asks again.
-        (CallKind::New, 503 | 507) => assert!(disk.has_failed()),
+        (CallKind::New, 503 | 507) => {
+            assert!(disk.has_failed());
+            it.back_at = Some(now + ASK_AGAIN_AFTER);
+        }
         // Too early; or it was asked again and has said `done`.
         (CallKind::Finish, 412) => {}
         _ => panic!("{:?} is answered with {status} {body}", call.kind),
     }
 }
+
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 /// Why an upload ends that is longer than was said, in the words of the original.
 const TOO_MUCH: &str = "Error while consuming file chunk: File would get larger than declared";

@@ -1,5 +1,7 @@
 //! A harbour: the server, its disk, and everybody who talks to it.
 
+mod ends;
+
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Outcome};
@@ -15,23 +17,24 @@ use crate::panic_count;
 use crate::promise::check_removal;
 use crate::rng::Rng;
 use crate::server::Server;
-use crate::start::Cut;
 use crate::trace::Trace;
 use crate::upload::{End, Plan, Upload};
 use crate::webapp::{Call, CallKind, Told, done, on_response};
 
 pub(crate) struct World {
-    pub(crate) rng: Rng,
-    pub(crate) now: Instant,
-    pub(crate) kernel: Kernel,
-    pub(crate) server: Server,
-    pub(crate) chaos: Chaos,
-    pub(crate) uploads: Vec<Upload>,
+    rng: Rng,
+    now: Instant,
+    kernel: Kernel,
+    server: Server,
+    chaos: Chaos,
+    uploads: Vec<Upload>,
     links: Vec<Link>,
     calls: Vec<Call>,
     told: Vec<Told>,
     /// Restlessness of the browsers, per mille and step.
     churn: usize,
+    /// The server is about to end with an error.
+    has_failed: bool,
     /// After it could not.
     starts_at: Instant,
 }
@@ -75,6 +78,7 @@ impl World {
             calls: Vec::new(),
             told: Vec::new(),
             churn,
+            has_failed: false,
             starts_at: now,
         }
     }
@@ -116,6 +120,9 @@ impl World {
             _ => self.sleep(),
         }
         self.tick();
+        if std::mem::take(&mut self.has_failed) {
+            self.end_server(false);
+        }
         match self.chaos.poll_end(&mut self.rng) {
             Some(Crash::Stop) if self.server.is_up() => self.stop(),
             Some(Crash::Kill) => self.end_server(false),
@@ -137,30 +144,19 @@ impl World {
         let mails = self.server.tick(self.now, &mut self.kernel, &mut self.rng);
         self.on_mails(mails);
         for path in self.kernel.disk.take_removals() {
-            check_removal(&path, &self.kernel.disk);
-        }
-    }
-
-    fn start_server(&mut self) {
-        if self.starts_at > self.now {
-            return;
-        }
-        let calls_left = self.chaos.poll_cut(&mut self.rng);
-        let kernel = &mut self.kernel;
-        match self.server.start(self.now, kernel, calls_left, &mut self.rng) {
-            Ok(recovery) => {
-                for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
-                    upload.check_recovered(&recovery, &self.kernel.disk);
+            if std::env::var("DBG").is_ok() {
+                for core in &self.server.cores {
+                    let text = format!("{:?}", core.worker);
+                    let at = text.find("journal: Journal").unwrap();
+                    let b = text.find("awaiting: ").unwrap();
+                    eprintln!(
+                        "DBG {path:?} {} AW {}",
+                        &text[at..text.len().min(at + 900)],
+                        &text[b - 200..b + 300]
+                    );
                 }
             }
-            Err(Cut::Short) => {
-                let is_power_cut = self.rng.chance(50);
-                self.end_server(is_power_cut);
-            }
-            Err(Cut::Refused(_)) => {
-                self.end_server(false);
-                self.starts_at = self.now + START_AGAIN_AFTER;
-            }
+            check_removal(&path, &self.kernel.disk);
         }
     }
 
@@ -178,6 +174,8 @@ impl World {
         let (pipe, upload) = (&mut self.kernel.pipes[link.pipe], &mut self.uploads[link.upload]);
         link.step(&mut self.rng, self.now, pipe, upload, &self.kernel.disk, self.churn);
         if link.is_gone() {
+            let away = Duration::from_micros(self.rng.pick(&[0u64, 1_000, 300_000]));
+            upload.back_at = Some(self.now + away);
             self.links.swap_remove(index);
         }
     }
@@ -190,7 +188,7 @@ impl World {
             if let Some((status, body)) = response {
                 let call = self.calls.swap_remove(index);
                 let upload = &mut self.uploads[call.upload];
-                on_response(&call, status, &body, upload, &mut self.kernel.disk);
+                on_response(self.now, &call, (status, &body), upload, &mut self.kernel.disk);
             }
         }
     }
@@ -204,6 +202,8 @@ impl World {
         let upload = upload.expect("a known ticket");
         upload.was_cut_off |= !is_heard;
         let (to, mail) = told.answer(&mut self.rng, upload);
+        upload.is_done_heard |=
+            is_heard && matches!(mail, Mail::CallbackAnswer { answer: Answer::Done, .. });
         if is_heard {
             self.server.mail_from_control(to, mail);
         }
@@ -214,7 +214,8 @@ impl World {
         let told = self.told.iter().map(Told::at);
         let links = self.links.iter().map(Link::wakes_at);
         let others = self.server.poll_timeout().into_iter().chain(self.chaos.clears_at());
-        let others = others.chain(Some(self.starts_at));
+        let absent = self.uploads.iter().filter(|it| it.end.is_none());
+        let others = others.chain(absent.filter_map(|it| it.back_at)).chain(Some(self.starts_at));
         let next = others.chain(told).chain(links).filter(|it| *it > self.now).min();
         let Some(next) = next.filter(|it| *it - self.now < SLEEP_MAX) else { return };
         if next - self.now > Duration::from_secs(1) {
@@ -241,22 +242,6 @@ impl World {
         }
         for link in &self.links {
             let owed = link.is_owed(&self.kernel.pipes[link.pipe], &self.uploads[link.upload]);
-            if owed.is_some() {
-                for core in &self.server.cores {
-                    let text = format!("{:?}", core.worker);
-                    let at = text.find("journal: Journal").unwrap();
-                    eprintln!(
-                        "DBG {} AW {}\nTICKETS {}",
-                        &text[at..text.len().min(at + 900)],
-                        {
-                            let b = text.find("awaiting: ").unwrap();
-                            &text[b - 200..b + 300]
-                        },
-                        &text[text.find("tickets:").unwrap()..]
-                            [..1500.min(text.len() - text.find("tickets:").unwrap())]
-                    );
-                }
-            }
             assert_eq!(owed, None, "{link:?}");
         }
     }
@@ -284,7 +269,7 @@ impl World {
                 // It ends with an error; whoever runs it starts it again.
                 Mail::JournalFailed { .. } => {
                     assert!(self.kernel.disk.has_failed());
-                    self.chaos.end_soon();
+                    self.has_failed = true;
                 }
                 other => panic!("not for the control thread: {other:?}"),
             }
@@ -296,7 +281,7 @@ impl World {
         let index = self.rng.below(self.uploads.len());
         let upload = &self.uploads[index];
         let is_calling = self.calls.iter().any(|it| it.upload == index);
-        if !self.server.is_up() {
+        if !self.server.is_up() || upload.back_at.is_some_and(|it| it > self.now) {
             return;
         }
         if upload.ticket.is_none() {
@@ -362,62 +347,6 @@ impl World {
         }
     }
 
-    /// The server is told to stop, and nothing is left of it but files.
-    fn stop(&mut self) {
-        self.server.ask_to_stop();
-        self.cut_off_web_apps();
-        for pipe in &mut self.kernel.pipes {
-            // Some browsers stay to the end, some are gone.
-            if self.rng.chance(50) {
-                pipe.reset();
-            }
-        }
-        for _ in 0..STEPS_MAX {
-            if self.server.has_stopped() {
-                break;
-            }
-            match self.rng.below(10) {
-                0..6 => self.server_step(),
-                6..9 => self.link_step(),
-                _ => {
-                    self.sleep();
-                    self.now += Duration::from_millis(100);
-                }
-            }
-            self.tick();
-        }
-        self.server.check_end(&self.kernel);
-        self.kernel.disk.kill();
-        self.leave_server();
-    }
-
-    /// The server is gone at once, in the middle of whatever it did.
-    fn end_server(&mut self, is_power_cut: bool) {
-        if is_power_cut {
-            self.kernel.disk.power_cut();
-            self.uploads.iter_mut().for_each(Upload::on_power_cut);
-        } else {
-            self.kernel.disk.kill();
-        }
-        self.cut_off_web_apps();
-        self.leave_server();
-    }
-
-    /// There is no process any more, and so no connection.
-    fn leave_server(&mut self) {
-        self.server.cores.clear();
-        for pipe in &mut self.kernel.pipes {
-            pipe.reset();
-        }
-    }
-
-    /// They do not learn what became of their requests.
-    fn cut_off_web_apps(&mut self) {
-        for call in self.calls.drain(..) {
-            self.uploads[call.upload].was_cut_off = true;
-        }
-    }
-
     fn check_files(&self) {
         for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
             let is_there = upload.data(&self.kernel.disk).is_some();
@@ -435,6 +364,13 @@ impl World {
             let shown = Upload { bytes: &[], ..upload.clone() };
             eprintln!("stuck at {} of {}: {shown:?}", upload.acked, upload.bytes.len());
         }
+        eprintln!(
+            "up {} run {} told {} weather {:?}",
+            self.server.is_up(),
+            self.server.run,
+            self.told.len(),
+            self.kernel.disk.weather
+        );
         eprintln!("links: {:?}\ncalls: {:?}", self.links, self.calls);
         panic!("no progress in {STEPS_MAX} steps");
     }
@@ -442,7 +378,5 @@ impl World {
 
 /// Long enough for every retry, too short for tickets to run out.
 const SLEEP_MAX: Duration = Duration::from_secs(700);
-
-const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 const STEPS_MAX: usize = 400_000;

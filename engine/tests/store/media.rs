@@ -85,8 +85,11 @@ fn a_power_cut_takes_what_was_not_synced() {
             let write = it.write(NEW);
             it.run(write).unwrap();
             assert_eq!(it.data(), Some(NEW));
+            assert_eq!(it.disk.names("parts".as_ref()).collect::<Vec<_>>(), [Path::new(PATH)]);
             assert!(!it.disk.promises(PATH.as_ref(), 0, NEW));
+            assert_eq!(it.disk.boot(), 0);
             it.disk.power_cut();
+            assert_eq!(it.disk.boot(), 1);
             let left = it.data().unwrap();
             assert!(left.iter().all(|it| *it == 1 || *it == 2));
             seen.insert((left[0], left[600], left[4095]));
@@ -109,6 +112,7 @@ fn a_power_cut_leaves_what_was_synced() {
         it.run(write).unwrap();
         it.disk.power_cut();
         assert_eq!(it.data(), Some(NEW), "it went through the cache");
+        assert_eq!(it.disk.durable(PATH.as_ref()), Some(NEW));
     }
 }
 
@@ -161,11 +165,9 @@ fn a_killed_processs_write_lands_later_unless_the_lock_is_waited_for() {
     let write = it.write(NEW);
     it.start(write);
     it.disk.kill();
-    assert!(it.disk.has_orphans());
     assert_eq!(it.open(lock), Err(Errno::EAGAIN));
-    while it.disk.has_orphans() {
-        it.disk.land_orphan();
-    }
+    assert!(it.disk.land_orphan());
+    assert!(!it.disk.land_orphan());
     assert_eq!(it.data(), Some(NEW));
     it.open(lock).unwrap();
 }

@@ -253,3 +253,23 @@ fn space_is_allocated_and_what_is_there_stays() {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+
+#[test]
+fn offsets_that_were_not_synced_do_not_outlive_the_machine() {
+    let place = Place::new("/dev/shm");
+    let committed = |sync| {
+        let recovered = recover(&place.storage, 2, sync, DAY).unwrap();
+        records(&recovered)[0].committed_bytes
+    };
+    place.begin(2, &[ticket(1)]);
+    assert_eq!(committed(CommitSync::StatesOnly), 12_345, "the run before had synced");
+    assert_eq!(committed(CommitSync::StatesOnly), 12_345, "the machine is still up");
+    fs::write(place.journal().join("boot"), "an earlier start\n").unwrap();
+    assert_eq!(committed(CommitSync::StatesOnly), 0);
+
+    place.begin(2, &[ticket(1)]);
+    assert_eq!(committed(CommitSync::StatesOnly), 12_345);
+    assert_eq!(committed(CommitSync::Fdatasync), 12_345, "it is synced now");
+    fs::write(place.journal().join("boot"), "an earlier start\n").unwrap();
+    assert_eq!(committed(CommitSync::StatesOnly), 12_345);
+}

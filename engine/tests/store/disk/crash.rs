@@ -42,6 +42,7 @@ impl Disk {
     pub(crate) fn power_cut(&mut self) {
         self.clock += 1;
         let now = self.clock;
+        self.boot += 1;
         self.kill();
         for it in std::mem::take(&mut self.orphans) {
             self.inodes[it.inode].put_torn(now, it.offset, &it.bytes, &mut self.rng);
@@ -54,13 +55,11 @@ impl Disk {
         self.clock += 1;
     }
 
-    /// Writes of a killed process are still to come.
-    pub(crate) fn has_orphans(&self) -> bool {
-        !self.orphans.is_empty()
-    }
-
-    /// One of them has come to its end.
-    pub(crate) fn land_orphan(&mut self) {
+    /// One of the writes of a killed process comes to its end. False: there are none.
+    pub(crate) fn land_orphan(&mut self) -> bool {
+        if self.orphans.is_empty() {
+            return false;
+        }
         let index = self.rng.below(self.orphans.len());
         let Orphan { inode, offset, bytes, dsync, .. } = self.orphans.swap_remove(index);
         let inode: &mut Inode = &mut self.inodes[inode];
@@ -69,5 +68,6 @@ impl Disk {
         } else {
             inode.put(self.clock, offset, &bytes);
         }
+        true
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct Disk {
     lost: BTreeSet<String>,
     /// Files whose removal was asked for.
     removals: Vec<PathBuf>,
+    /// Counts the starts of the machine.
+    boot: u32,
     /// Counts what happens.
     clock: u64,
     failed_count: u32,
@@ -109,6 +111,7 @@ impl Disk {
             expected: BTreeMap::new(),
             lost: BTreeSet::new(),
             removals: Vec::new(),
+            boot: 0,
             clock: 0,
             failed_count: 0,
             failed_removal_count: 0,
@@ -169,6 +172,11 @@ impl Disk {
         inode.is_some_and(|it| self.names.is_durable(it) && self.inodes[it].is_durable())
     }
 
+    /// Which start of the machine this is.
+    pub(crate) fn boot(&self) -> u32 {
+        self.boot
+    }
+
     /// Begins an op on a file.
     pub(crate) fn start<M: std::fmt::Debug>(
         &mut self,
@@ -178,7 +186,8 @@ impl Disk {
         memory: &Memory,
     ) {
         self.clock += 1;
-        let handle = |file| self.open[&(core, file)];
+        let handle =
+            |file| *self.open.get(&(core, file)).unwrap_or_else(|| panic!("{file:?} is open"));
         let request = match op {
             Op::Open { file, path, how } => {
                 assert!(!self.open.contains_key(&(core, file)), "{file:?} is open already");
@@ -210,7 +219,7 @@ impl Disk {
             }
             Op::SetOwner { path, .. } => Request::SetOwner { path },
             Op::Rename { from, to } => {
-                self.check_rename(&from);
+                self.check_rename(&from, &to);
                 Request::Rename { from, to }
             }
             Op::Remove { path } => {

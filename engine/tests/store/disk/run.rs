@@ -51,6 +51,7 @@ impl Disk {
             Request::CheckStorage => {
                 let free_bytes = if self.weather.is_full { 0 } else { FREE_BYTES };
                 let health = self.weather.health;
+                self.failed_count += u32::from(free_bytes == 0 || health != StorageHealth::Good);
                 return Ok(Output::Storage(StorageState { free_bytes, health }));
             }
             Request::Remove { path } => {
@@ -81,6 +82,9 @@ impl Disk {
             }
             Request::Rename { from, to } => {
                 self.check_writable()?;
+                if self.names.get(&from).is_none() {
+                    return Err(Errno::ENOENT);
+                }
                 if self.names.get(&to).is_some() {
                     return Err(Errno::EEXIST);
                 }
