@@ -5,12 +5,13 @@
 //! with a snapshot. Nothing noted is safe before its event says so.
 //!
 //! Reading order: this file (what an owner can ask for), `commit` (the path of a fact), `moving`
-//! (snapshot, other file, failures), `format` (bytes), `recovery` (reading it all at start).
+//! (snapshot, other file, failures), `format` (bytes), `recovery` and `new_file` (a start).
 
 mod commit;
 mod config;
 mod format;
 mod moving;
+mod new_file;
 mod recovery;
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -22,7 +23,8 @@ pub use config::{CommitSync, JournalConfig, LogStart};
 pub use format::{COMMIT_BYTES_MAX, FileKey, FileName, Header, JOURNAL_NAME, Side};
 use format::{COMMIT_HEAD_BYTES, blocks_bytes};
 use moving::Move;
-pub use recovery::{Damage, DamageReason, JournalFile, NewFile, Recovery, recover};
+pub use new_file::NewFile;
+pub use recovery::{Damage, DamageReason, JournalFile, Recovery, recover};
 
 use crate::buffer::Memory;
 use crate::limits::BLOCK_BYTES;

@@ -414,7 +414,7 @@ impl std::error::Error for ServerError {}
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
 /// A server that was just told to stop needs a moment for it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(3);
-const STOP_PATIENCE: Duration = Duration::from_secs(10);
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;
 

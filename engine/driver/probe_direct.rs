@@ -83,6 +83,13 @@ fn kind_of(statfs: &StatFs) -> u64 {
     u64::from(statfs.f_type as u32)
 }
 
+impl WhyBuffered {
+    /// There is no medium below: tmpfs or ramfs.
+    pub fn is_memory(self) -> bool {
+        matches!(self, Self::KindUnknown { kind } if KINDS_IN_MEMORY.contains(&kind))
+    }
+}
+
 impl fmt::Display for WhyBuffered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -100,6 +107,9 @@ impl fmt::Display for WhyBuffered {
         }
     }
 }
+
+/// `f_type` of tmpfs and ramfs (linux/magic.h).
+const KINDS_IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
 
 /// `f_type` of ext4, XFS, btrfs and f2fs (linux/magic.h).
 const KINDS_TRIED: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
@@ -123,7 +133,9 @@ mod tests {
     fn buffers_in_memory_and_leaves_nothing_behind() {
         let directory = tempfile::TempDir::new_in("/dev/shm").unwrap();
         let kind = 0x0102_1994;
-        let tmpfs = DirectSupport::Buffered(WhyBuffered::KindUnknown { kind });
+        let why = WhyBuffered::KindUnknown { kind };
+        assert!(why.is_memory());
+        let tmpfs = DirectSupport::Buffered(why);
         std::fs::write(directory.path().join(".probe"), "by a killed process").unwrap();
         let storage = StorageDir::open(directory.path()).unwrap();
         assert_eq!(probe_direct(&storage, ".".as_ref()).unwrap(), tmpfs);

@@ -1,13 +1,9 @@
-//! What the files say at start, and the files of a new run.
+//! What the files say at start.
 
 use std::collections::BTreeMap;
 
-use super::format::{
-    COMMIT_HEAD_BYTES, FileKey, FileName, HEADER_BYTES, Header, HeaderError, Side, blocks_bytes,
-};
-use super::{
-    COMMIT_BYTES_MAX, CommitSync, FILE_BYTES_MIN, GENERATION_FIRST, LogStart, WRITES_IN_FLIGHT_MAX,
-};
+use super::format::{FileKey, FileName, HEADER_BYTES, Header, HeaderError, Side};
+use super::{GENERATION_FIRST, WRITES_IN_FLIGHT_MAX};
 use crate::limits::BLOCK_BYTES;
 use crate::record::{Record, RecordState, TicketRecord};
 use crate::ticket::TicketId;
@@ -58,16 +54,6 @@ pub enum DamageReason {
     Snapshot,
     /// A commit of the log is broken, and later ones are there. All from here on is missing.
     Log,
-}
-
-/// The bytes of a file that a new run begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewFile {
-    /// For the first block. To be written and synced when the commits of all cores are.
-    pub header: Vec<u8>,
-    /// For what follows it. To be written and synced first.
-    pub commits: Vec<u8>,
-    sequence: u64,
 }
 
 /// One file with a valid header.
@@ -249,61 +235,6 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl NewFile {
-    /// The beginning of a core's journal.
-    pub fn new<'a>(
-        core: u16,
-        core_count: u16,
-        run: u64,
-        sync: CommitSync,
-        tickets: impl IntoIterator<Item = &'a TicketRecord>,
-    ) -> Self {
-        let key = FileKey { run, core, generation: GENERATION_FIRST };
-        let mut file =
-            Self { header: vec![0; BLOCK_BYTES as usize], commits: Vec::new(), sequence: 0 };
-        let mut commit = vec![0; COMMIT_HEAD_BYTES];
-        for ticket in tickets {
-            if commit.len() + ticket.encoded_bytes() as usize > COMMIT_BYTES_MAX as usize {
-                file.push(key, &mut commit);
-            }
-            ticket.encode(&mut commit);
-        }
-        if commit.len() > COMMIT_HEAD_BYTES {
-            file.push(key, &mut commit);
-        }
-        let header = Header {
-            key,
-            core_count,
-            is_relaxed: sync == CommitSync::StatesOnly,
-            snapshot_end_bytes: file.end_bytes(),
-        };
-        header.encode(&mut file.header);
-        file
-    }
-
-    /// How large the file has to be, at least.
-    pub fn file_bytes_min(&self) -> u64 {
-        FILE_BYTES_MIN.max(self.end_bytes() + u64::from(COMMIT_BYTES_MAX))
-    }
-
-    /// Where the log goes on, in a file on this side.
-    pub fn start(&self, side: Side, capacity_bytes: [u64; 2]) -> LogStart {
-        LogStart { side, sequence: self.sequence, end_bytes: self.end_bytes(), capacity_bytes }
-    }
-
-    fn end_bytes(&self) -> u64 {
-        u64::from(BLOCK_BYTES) + self.commits.len() as u64
-    }
-
-    fn push(&mut self, key: FileKey, commit: &mut Vec<u8>) {
-        key.seal(self.sequence, commit);
-        self.sequence += 1;
-        self.commits.extend_from_slice(commit);
-        self.commits.resize(blocks_bytes(self.commits.len()) as usize, 0);
-        commit.truncate(COMMIT_HEAD_BYTES);
-    }
-}
-
 fn apply(records: Vec<Record>, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
     for record in records {
         match record {
@@ -325,3 +256,158 @@ fn apply(records: Vec<Record>, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
 /// So many starts in a row may have been cut short before their first header: each overwrites what
 /// the one before has left.
 const CUT_STARTS_MAX: u64 = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::super::format::COMMIT_HEAD_BYTES;
+    use super::super::tests::ticket;
+    use super::super::{CommitSync, NewFile};
+    use super::*;
+
+    /// A core's file as a start writes it.
+    fn file(core: u16, core_count: u16, run: u64, tickets: &[TicketRecord]) -> Vec<u8> {
+        let new = NewFile::new(core, core_count, run, CommitSync::Dsync, tickets);
+        [new.header, new.commits].concat()
+    }
+
+    /// Adds a commit to the log.
+    fn append(file: &mut Vec<u8>, run: u64, core: u16, sequence: u64, record: &Record) {
+        let mut commit = vec![0; COMMIT_HEAD_BYTES];
+        record.encode(&mut commit);
+        FileKey { run, core, generation: GENERATION_FIRST }.seal(sequence, &mut commit);
+        file.extend_from_slice(&commit);
+        file.resize(file.len().next_multiple_of(BLOCK_BYTES as usize), 0);
+    }
+
+    fn read(files: &[(&str, &Vec<u8>)]) -> Recovery {
+        let files = files
+            .iter()
+            .map(|(name, bytes)| JournalFile { name: FileName::parse(name).unwrap(), bytes });
+        recover(&files.collect::<Vec<_>>())
+    }
+
+    fn ids(recovery: &Recovery) -> Vec<u128> {
+        recovery.tickets.iter().map(|it| it.id.0).collect()
+    }
+
+    fn reasons(recovery: &Recovery) -> Vec<(String, u64, DamageReason)> {
+        let damage = recovery.damage.iter();
+        damage.map(|it| (it.file.to_string(), it.offset_bytes, it.reason)).collect()
+    }
+
+    #[test]
+    fn nothing_is_a_beginning() {
+        for files in [&[][..], &[("0.a", &vec![]), ("0.b", &vec![0; 10_000])]] {
+            let recovery = read(files);
+            assert_eq!((recovery.run_next, recovery.side_for(0)), (1, Side::A));
+            assert_eq!((recovery.tickets, recovery.damage), (vec![], vec![]));
+        }
+    }
+
+    #[test]
+    fn a_run_counts_when_all_its_cores_have_a_header() {
+        let old = file(0, 1, 1, &[ticket(1, 0), ticket(2, 0)]);
+        let (new_0, new_1) = (file(0, 2, 2, &[ticket(1, 0)]), file(1, 2, 2, &[ticket(2, 0)]));
+        let recovery = read(&[("0.a", &old), ("0.b", &new_0), ("1.a", &vec![0; 9000])]);
+        assert_eq!((ids(&recovery), recovery.run_next), (vec![1, 2], 3));
+        assert_eq!(recovery.in_use, [FileName { core: 0, side: Side::A }]);
+        assert_eq!((recovery.side_for(0), recovery.side_for(1)), (Side::B, Side::A));
+        assert_eq!(recovery.damage, []);
+
+        let recovery = read(&[("0.a", &old), ("0.b", &new_0), ("1.a", &new_1)]);
+        assert_eq!(ids(&recovery), [1, 2]);
+        assert_eq!((recovery.side_for(0), recovery.side_for(1)), (Side::A, Side::B));
+    }
+
+    #[test]
+    fn a_run_that_was_used_counts_though_a_core_is_lost() {
+        let old = file(0, 1, 1, &[ticket(1, 0)]);
+        let mut new = file(0, 2, 2, &[ticket(1, 0)]);
+        append(&mut new, 2, 0, 1, &Record::Ticket(ticket(3, 0)));
+        let recovery = read(&[("0.a", &old), ("0.b", &new)]);
+        assert_eq!(ids(&recovery), [1, 3]);
+        assert_eq!(reasons(&recovery), [("1.a".to_owned(), 0, DamageReason::Missing)]);
+    }
+
+    /// What a start that was cut short has left must not become part of the next one's log.
+    #[test]
+    fn a_run_without_header_is_not_used_again() {
+        let old = file(0, 1, 1, &[ticket(1, 0)]);
+        let mut cut = file(0, 1, 2, &[1, 2, 3, 4].map(|it| ticket(it, 60_000)));
+        cut[..2 * BLOCK_BYTES as usize].fill(0);
+        let recovery = read(&[("0.a", &old), ("0.b", &cut)]);
+        assert_eq!((ids(&recovery), recovery.run_next), (vec![1], 3));
+        assert_eq!(recovery.damage, []);
+    }
+
+    #[test]
+    fn later_records_replace_earlier_ones() {
+        let mut log = file(0, 1, 1, &[ticket(1, 0), ticket(2, 0), ticket(3, 0)]);
+        let offset = |committed_bytes| Record::Offset { id: TicketId(1), committed_bytes };
+        append(&mut log, 1, 0, 1, &offset(7));
+        append(&mut log, 1, 0, 2, &offset(5));
+        append(&mut log, 1, 0, 3, &Record::Removed { id: TicketId(2) });
+        append(&mut log, 1, 0, 4, &Record::Ticket(ticket(3, 50)));
+        append(&mut log, 1, 0, 5, &Record::Offset { id: TicketId(2), committed_bytes: 9 });
+        let recovery = read(&[("0.b", &log)]);
+        let expected = [TicketRecord { committed_bytes: 5, ..ticket(1, 0) }, ticket(3, 50)];
+        assert_eq!(recovery.tickets, expected);
+        assert_eq!(recovery.damage, []);
+    }
+
+    #[test]
+    fn a_broken_commit_of_a_snapshot_takes_only_its_own_tickets() {
+        let mut log = file(0, 1, 1, &[1, 2, 3, 4].map(|it| ticket(it, 60_000)));
+        append(&mut log, 1, 0, 2, &Record::Ticket(ticket(5, 0)));
+        let whole = log.clone();
+        let second = FileKey { run: 1, core: 0, generation: GENERATION_FIRST }
+            .commit(&whole[BLOCK_BYTES as usize..], &(0..=0))
+            .unwrap()
+            .blocks_bytes()
+            + u64::from(BLOCK_BYTES);
+        for (at, left) in [(u64::from(BLOCK_BYTES), [3, 4, 5]), (second, [1, 2, 5])] {
+            log.clone_from(&whole);
+            log[at as usize + 20] ^= 1;
+            let recovery = read(&[("0.a", &log)]);
+            assert_eq!(ids(&recovery), left);
+            assert_eq!(reasons(&recovery), [("0.a".to_owned(), at, DamageReason::Snapshot)]);
+        }
+    }
+
+    #[test]
+    fn what_may_be_in_flight_may_be_missing() {
+        let mut log = file(0, 1, 1, &[]);
+        for number in 0..4 {
+            append(&mut log, 1, 0, number, &Record::Ticket(ticket(u128::from(number), 0)));
+        }
+        let block = BLOCK_BYTES as usize;
+        for (lost, left, is_damaged) in [(4, 3, false), (3, 2, false), (2, 1, true)] {
+            let mut log = log.clone();
+            log[lost * block..][..block].fill(0);
+            let recovery = read(&[("0.a", &log)]);
+            assert_eq!(recovery.tickets.len(), left);
+            let place = ("0.a".to_owned(), (lost * block) as u64, DamageReason::Log);
+            assert_eq!(reasons(&recovery), if is_damaged { vec![place] } else { vec![] });
+        }
+    }
+
+    #[test]
+    fn headers_that_cannot_be_are_told() {
+        let good = file(0, 1, 1, &[ticket(1, 0)]);
+        let mut broken = file(0, 1, 2, &[ticket(1, 0)]);
+        broken[20] ^= 1;
+        let recovery = read(&[("0.a", &good), ("0.b", &broken)]);
+        assert_eq!(ids(&recovery), [1]);
+        assert_eq!(reasons(&recovery), [("0.b".to_owned(), 0, DamageReason::Header)]);
+        // Somebody has renamed it.
+        let recovery = read(&[("1.a", &good)]);
+        assert_eq!(ids(&recovery), []);
+        assert_eq!(reasons(&recovery), [("1.a".to_owned(), 0, DamageReason::Header)]);
+        let mut later = good;
+        later[12] = 2;
+        let checksum = crc32c::crc32c(&later[12..HEADER_BYTES]);
+        later[8..12].copy_from_slice(&checksum.to_le_bytes());
+        let recovery = read(&[("0.a", &later)]);
+        assert_eq!(reasons(&recovery), [("0.a".to_owned(), 0, DamageReason::OtherVersion)]);
+    }
+}

@@ -41,7 +41,12 @@ impl<M> Store<M> {
             }
             Goal::SetAside => {
                 self.close_file(slot);
-                self.start_step(slot, Step::SetAside);
+                let part = self.part(slot);
+                if part.is_created && part.arrived_path.is_none() {
+                    self.start_step(slot, Step::SetAside);
+                } else {
+                    self.end_removed(slot);
+                }
             }
         }
     }

@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::backend::{Answer, Backend, Call};
@@ -40,6 +41,8 @@ pub struct World {
     findings: Mutex<Findings>,
     /// Closed (locked for writing) while the file system under the storage directory is away.
     pub gate: RwLock<()>,
+    /// The storage directory is not where it was: what lies in it cannot be looked at.
+    pub is_away: AtomicBool,
     /// Called at every promise with the ticket's id.
     watcher: Option<Watcher>,
 }
@@ -96,6 +99,7 @@ impl World {
             records: Mutex::default(),
             findings: Mutex::default(),
             gate: RwLock::default(),
+            is_away: AtomicBool::default(),
             watcher,
         });
         let seen = Arc::downgrade(&world);
@@ -145,9 +149,9 @@ impl World {
         lock(&self.findings).clone()
     }
 
-    /// The web app has answered `done`.
-    pub fn is_done(&self, id: &str) -> bool {
-        lock(&self.records).get(id).is_some_and(|it| it.is_done)
+    /// The web app has allowed to remove the file, even if it does not know that it was heard.
+    fn may_be_gone(&self, id: &str) -> bool {
+        lock(&self.records).get(id).is_some_and(|it| it.is_done || it.may_be_finished)
     }
 
     /// The web app has been told that the upload is cancelled.
@@ -191,13 +195,13 @@ impl World {
 
     /// Checks that the storage directory holds the first bytes of an upload.
     pub fn check_prefix(&self, id: &str, content: Content, length_bytes: u64) {
-        if length_bytes == 0 {
+        if length_bytes == 0 || self.is_away.load(Ordering::Relaxed) {
             return;
         }
         let places = ["parts", "arrived", "parts"].map(|it| self.storage_dir.join(it).join(id));
         let Some(mut file) = places.iter().find_map(|it| File::open(it).ok()) else {
             // Taken or removed after the hand-over: its bytes were checked there.
-            if !self.is_done(id) {
+            if !self.may_be_gone(id) {
                 self.find(|it| {
                     it.lost.push(format!("{id}: no file, but {length_bytes} bytes promised"));
                 });
@@ -240,7 +244,9 @@ impl World {
         }
         self.promised(id, Promise::Told);
         let path = call.path();
-        if !record.is_done || path.exists() {
+        // Done before, which the server did not hear: the web app may have taken the file since.
+        let is_there = !record.is_done || path.exists();
+        if is_there {
             self.check_file(id, &path, record.content);
         }
         self.change(id, |it| it.calls += 1);
@@ -260,7 +266,7 @@ impl World {
         }
         self.change(id, |it| {
             it.is_done = true;
-            it.kept = (!it.is_removed_by_server).then_some(path);
+            it.kept = (is_there && !it.is_removed_by_server).then_some(path);
         });
         Answer::Done
     }
@@ -376,4 +382,4 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 const STEP_BYTES: usize = 256 * 1024;
-const EXAMPLE_COUNT_MAX: usize = 5;
+const EXAMPLE_COUNT_MAX: usize = 10;
