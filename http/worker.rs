@@ -172,6 +172,14 @@ impl Worker {
         self.tickets.len()
     }
 
+    /// No two connections own one upload.
+    pub fn is_each_upload_bound_once(&self) -> bool {
+        self.clients.keys().into_iter().all(|key| {
+            let ticket = self.ticket_of(key).and_then(|it| self.tickets.get(it));
+            ticket.is_none_or(|it| it.client == Some(key))
+        })
+    }
+
     fn on_completion(&mut self, now: Instant, completion: Completion) {
         match completion.token {
             Token::File { .. } => {
