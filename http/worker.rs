@@ -174,7 +174,8 @@ impl Worker {
 
     /// No two connections own one upload.
     pub fn is_each_upload_bound_once(&self) -> bool {
-        self.clients.keys().into_iter().all(|key| {
+        self.clients.slots().all(|slot| {
+            let key = self.clients.key(slot);
             let ticket = self.ticket_of(key).and_then(|it| self.tickets.get(it));
             ticket.is_none_or(|it| it.client == Some(key))
         })
