@@ -4,6 +4,7 @@
 //! between changes nothing: the snapshots of all cores first, durably, then their headers.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::FileExt;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::driver::{Entry, StorageDir};
+use engine::driver::StorageDir;
 use engine::journal::{
     self, CommitSync, Damage, DamageReason, FILE_BYTES_MIN, FileName, JOURNAL_NAME, JournalFile,
     LogStart, NewFile, Side, file_bytes_wanted,
@@ -141,8 +142,8 @@ struct Places {
 }
 
 impl Places {
-    fn new(parts: &[Entry], arrived: &[Entry]) -> Self {
-        let ids = |it: &[Entry]| it.iter().filter_map(ticket_of).collect();
+    fn new(parts: &[OsString], arrived: &[OsString]) -> Self {
+        let ids = |it: &[OsString]| it.iter().filter_map(|it| ticket_of(it)).collect();
         Self { parts: ids(parts), arrived: ids(arrived) }
     }
 
@@ -158,20 +159,20 @@ impl Places {
 }
 
 /// The ticket that a file is named after. Other names are none of ours.
-pub(super) fn ticket_of(entry: &Entry) -> Option<TicketId> {
-    let name = entry.name.to_str()?;
+pub(super) fn ticket_of(name: &OsStr) -> Option<TicketId> {
+    let name = name.to_str()?;
     TicketId::parse(name).filter(|it| it.to_string() == name)
 }
 
-fn list(storage: &StorageDir, name: &str) -> Result<Vec<Entry>, StorageError> {
+fn list(storage: &StorageDir, name: &str) -> Result<Vec<OsString>, StorageError> {
     storage.files(name.as_ref()).map_err(denied("list", &storage.path().join(name)))
 }
 
 impl<'s> Journals<'s> {
     fn open(storage: &'s StorageDir) -> Result<Self, StorageError> {
         let mut journals = Self { storage, files: BTreeMap::new() };
-        for entry in list(storage, JOURNAL_NAME)? {
-            if let Some(name) = entry.name.to_str().and_then(FileName::parse) {
+        for name in list(storage, JOURNAL_NAME)? {
+            if let Some(name) = name.to_str().and_then(FileName::parse) {
                 let file = journals.open_locked(name)?;
                 journals.files.insert(name, file);
             }

@@ -1,6 +1,8 @@
 //! A server that was stopped or killed goes on where it was, also with other cores and another
 //! driver.
 
+use std::path::Path;
+
 use rustix::process::Signal;
 
 use crate::backend::{Answer, Backend, Gate};
@@ -71,6 +73,34 @@ fn a_hand_over_is_tried_again_and_a_finished_ticket_is_remembered() {
             assert_eq!(backend.call_count(id), call_count);
         }
     });
+}
+
+#[test]
+fn a_full_disk_does_not_stop_a_start() {
+    assert!(rustix::process::getuid().is_root(), "run this as root: it mounts a small tmpfs");
+    for driver in [Driver::Monoio, Driver::MonoioRefused, Driver::TokioUring] {
+        let within = Some(after_a_run_that_filled_the_disk as fn(&Path) -> Vec<String>);
+        let server = Setup { within, ..Setup::new(driver, Place::Disk) }.start();
+        assert!(server.log().contains(r#""run":2"#), "{}", server.log());
+        let url = Backend::done().url();
+        let form = [("signalFinishURL", url.as_str())];
+        let answer = server.post("/incoming/0.1/backend/new_upload", &form);
+        assert_eq!(answer.status, 507, "{}", answer.text());
+    }
+}
+
+/// Runs the server on a small disk, kills it, fills the disk, and runs it again.
+fn after_a_run_that_filled_the_disk(storage_dir: &Path) -> Vec<String> {
+    let script = format!(
+        "mount -t tmpfs -o size=20m tmpfs '{dir}' && said=$(mktemp) || exit
+        \"$0\" \"$@\" >$said 2>&1 & first=$!
+        until grep -q 'listening on' $said; do sleep 0.02; done
+        kill -9 $first; wait $first; rm $said
+        cat /dev/zero >'{dir}/filler' 2>/dev/null
+        exec \"$0\" \"$@\"",
+        dir = storage_dir.display()
+    );
+    ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).into()
 }
 
 /// Ends a server and starts the next one on its directory.
