@@ -147,6 +147,7 @@ const PARTS: &[Part] = &[
     power::EXT4,
     faults::PART,
     power::XFS,
+    power::MIXED,
 ];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";
