@@ -33,14 +33,6 @@ pub struct StorageDir {
     children: Vec<(PathBuf, Identity)>,
 }
 
-/// A file that lies in a directory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    pub name: OsString,
-    /// When its content was last changed.
-    pub modified: SystemTime,
-}
-
 impl StorageDir {
     /// Opens `path`, which may be a symbolic link: it is followed once, now.
     pub fn open(path: &Path) -> io::Result<Self> {
@@ -141,26 +133,34 @@ impl StorageDir {
         Ok(file)
     }
 
-    /// The regular files of a directory, in no order.
-    pub fn files(&self, path: &Path) -> io::Result<Vec<Entry>> {
+    /// The names of a directory's regular files, in no order.
+    pub fn files(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let directory = self.resolve(path, DIRECTORY, Mode::empty())?;
         let mut found = Vec::new();
         for entry in Dir::read_from(&directory)? {
             let entry = entry?;
-            let is_dir = matches!(entry.file_type(), FileType::Directory);
-            if is_dir || matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                continue;
-            }
-            // Gone since: whoever may take files away has done so.
-            let Ok(it) = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else {
-                continue;
+            let kind = match entry.file_type() {
+                // The file system does not tell it here. Who is gone since is of no kind.
+                FileType::Unknown => {
+                    let asked = statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW);
+                    asked.map_or(FileType::Unknown, |it| FileType::from_raw_mode(it.st_mode))
+                }
+                kind => kind,
             };
-            if FileType::from_raw_mode(it.st_mode) == FileType::RegularFile {
-                let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-                found.push(Entry { name, modified: modified(&it) });
+            if kind == FileType::RegularFile {
+                found.push(OsStr::from_bytes(entry.file_name().to_bytes()).to_owned());
             }
         }
         Ok(found)
+    }
+
+    /// When the content of a file was last changed.
+    pub fn modified(&self, path: &Path) -> io::Result<SystemTime> {
+        let (parent, name) = self.parent(path)?;
+        let stat = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        // Before 1970 is as good as 1970.
+        let since_epoch = u64::try_from(stat.st_mtime).unwrap_or(0);
+        Ok(SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch))
     }
 
     /// Whether everything is still in its place, and how much room there is.
@@ -260,12 +260,6 @@ impl Identity {
     fn of(stat: &Stat) -> Self {
         Self { device: stat.st_dev, inode: stat.st_ino }
     }
-}
-
-fn modified(stat: &Stat) -> SystemTime {
-    // Before 1970 is as good as 1970.
-    let since_epoch = u64::try_from(stat.st_mtime).unwrap_or(0);
-    SystemTime::UNIX_EPOCH + Duration::from_secs(since_epoch)
 }
 
 const PROBE_NAME: &str = ".probe";

@@ -24,7 +24,7 @@ use std::io;
 use std::net::TcpListener;
 use std::str::FromStr;
 
-pub use self::directory::{Entry, StorageDir, sync_directory};
+pub use self::directory::{StorageDir, sync_directory};
 pub use self::helper::Helper;
 pub use self::mailbox::{Receiver, Sender, mailbox};
 pub use self::probe_direct::{DirectSupport, WhyBuffered, probe_direct};

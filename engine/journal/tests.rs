@@ -347,6 +347,29 @@ fn files_grow_with_their_tickets() {
     assert!(bench.journal.log.generation < 20, "{:?}", bench.journal.log);
 }
 
+/// Tickets may grow after they were let in: a snapshot that does not fit is not begun beyond the end.
+#[test]
+fn a_snapshot_larger_than_its_file_waits_for_space() {
+    let mut bench = Bench::new(CommitSync::Dsync);
+    let refuse = |op: &Op<()>| match op {
+        Op::Allocate { .. } => Some(Errno::ENOSPC),
+        Op::Write { offset_bytes, bytes, .. } => {
+            assert!(offset_bytes + u64::from(bytes.length) <= FILE_BYTES_MIN);
+            None
+        }
+        _ => None,
+    };
+    let positions: Vec<_> = (1..=30).map(|it| bench.note(it, 60_000)).collect();
+    bench.run(refuse);
+    let before = bench.events();
+    assert!(!before.contains(&committed(positions[29])) && !bench.journal.is_quiet());
+    bench.now = bench.journal.poll_timeout().unwrap();
+    bench.journal.on_timeout(bench.now);
+    bench.run(|_| None);
+    assert_eq!(bench.events(), [committed(positions[29])]);
+    assert!(bench.journal.is_quiet());
+}
+
 #[test]
 fn room_has_an_end() {
     let mut bench = Bench::new(CommitSync::Dsync);

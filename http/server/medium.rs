@@ -5,6 +5,7 @@ use std::path::Path;
 
 use engine::driver::{self, DirectSupport, StorageDir, SyncProbe};
 use engine::durability::{Durability, SyncMethod};
+use engine::journal::JOURNAL_NAME;
 use engine::store::PARTS_NAME;
 
 use crate::config::DurabilityLevel;
@@ -21,17 +22,10 @@ impl Medium {
     /// Tries the disk, and says in the log what it found.
     pub(super) fn probe(storage: &StorageDir, level: DurabilityLevel) -> Self {
         let parts = Path::new(PARTS_NAME);
-        let (direct, is_memory) = match driver::probe_direct(storage, parts) {
-            Ok(DirectSupport::Direct) => (true, false),
-            Ok(DirectSupport::Buffered(reason)) => {
-                tracing::info!(%reason, "writing through the page cache");
-                (false, reason.is_memory())
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot try direct writes; writing through the page cache");
-                (false, false)
-            }
-        };
+        // Whoever mounts something in the storage directory may do so with the journal's.
+        let kinds = [parts, Path::new(JOURNAL_NAME)].map(|it| Kind::of(storage, it));
+        let direct = kinds == [Kind::Direct; 2];
+        let is_memory = kinds.contains(&Kind::Memory);
         let durability = match level {
             DurabilityLevel::Written => {
                 tracing::info!("acknowledged bytes survive a crash, but not a power cut");
@@ -54,6 +48,32 @@ impl Medium {
             }
         };
         Self { direct, durability }
+    }
+}
+
+/// How a directory's files can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Direct,
+    Buffered,
+    /// Through the page cache, which is all there is.
+    Memory,
+}
+
+impl Kind {
+    fn of(storage: &StorageDir, directory: &Path) -> Self {
+        let dir = directory.display();
+        match driver::probe_direct(storage, directory) {
+            Ok(DirectSupport::Direct) => Self::Direct,
+            Ok(DirectSupport::Buffered(reason)) => {
+                tracing::info!(%dir, %reason, "writing through the page cache");
+                if reason.is_memory() { Self::Memory } else { Self::Buffered }
+            }
+            Err(error) => {
+                tracing::warn!(%dir, %error, "cannot try direct writes; writing through the page cache");
+                Self::Buffered
+            }
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use engine::driver::{Entry, StorageDir};
+use engine::driver::StorageDir;
 use engine::store::PARTS_NAME;
 use engine::ticket::TicketId;
 
@@ -27,13 +27,17 @@ impl Orphans {
     /// known. Others are somebody else's.
     pub(super) fn new(
         storage: Arc<StorageDir>,
-        parts: Vec<Entry>,
+        parts: Vec<OsString>,
         known: &HashSet<TicketId>,
         age_max: Duration,
     ) -> Self {
-        let is_orphan = |it: &Entry| ticket_of(it).is_some_and(|id| !known.contains(&id));
+        let is_orphan = |it: &OsString| ticket_of(it).is_some_and(|id| !known.contains(&id));
         let orphans = parts.into_iter().filter(is_orphan);
-        let mut waiting: Vec<_> = orphans.map(|it| (it.modified + age_max, it.name)).collect();
+        let with_time = orphans.filter_map(|name| {
+            let modified = storage.modified(&Path::new(PARTS_NAME).join(&name)).ok()?;
+            Some((modified + age_max, name))
+        });
+        let mut waiting: Vec<_> = with_time.collect();
         waiting.sort();
         Self { storage, waiting: waiting.into() }
     }
@@ -81,13 +85,14 @@ mod tests {
         let mut names = ids.map(|it| it.to_string()).to_vec();
         names
             .extend(["precious.txt".to_owned(), "AABBCCDD-0000-0000-0000-000000000000".to_owned()]);
-        let entries = names.iter().zip(0..).map(|(name, age_s)| {
-            std::fs::write(temp.path().join("parts").join(name), "").unwrap();
-            Entry { name: name.into(), modified: start - Duration::from_secs(age_s) }
-        });
+        for (name, age_s) in names.iter().zip(0..) {
+            let file = std::fs::File::create(temp.path().join("parts").join(name)).unwrap();
+            file.set_modified(start - Duration::from_secs(age_s)).unwrap();
+        }
+        let parts = storage.files(PARTS_NAME.as_ref()).unwrap();
         let known = HashSet::from([ids[2]]);
         let day = Duration::from_secs(86_400);
-        let mut orphans = Orphans::new(storage, entries.collect(), &known, day);
+        let mut orphans = Orphans::new(storage, parts, &known, day);
         let left = || {
             let there = |it: &&String| temp.path().join("parts").join(it).exists();
             names.iter().filter(there).cloned().collect::<Vec<_>>()

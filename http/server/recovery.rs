@@ -4,15 +4,16 @@
 //! between changes nothing: the snapshots of all cores first, durably, then their headers.
 
 use std::collections::{BTreeMap, HashSet};
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::driver::{Entry, StorageDir};
+use engine::driver::StorageDir;
 use engine::journal::{
     self, CommitSync, Damage, DamageReason, FILE_BYTES_MIN, FileName, JOURNAL_NAME, JournalFile,
     LogStart, NewFile, Side, file_bytes_wanted,
@@ -141,8 +142,8 @@ struct Places {
 }
 
 impl Places {
-    fn new(parts: &[Entry], arrived: &[Entry]) -> Self {
-        let ids = |it: &[Entry]| it.iter().filter_map(ticket_of).collect();
+    fn new(parts: &[OsString], arrived: &[OsString]) -> Self {
+        let ids = |it: &[OsString]| it.iter().filter_map(|it| ticket_of(it)).collect();
         Self { parts: ids(parts), arrived: ids(arrived) }
     }
 
@@ -158,20 +159,20 @@ impl Places {
 }
 
 /// The ticket that a file is named after. Other names are none of ours.
-pub(super) fn ticket_of(entry: &Entry) -> Option<TicketId> {
-    let name = entry.name.to_str()?;
+pub(super) fn ticket_of(name: &OsStr) -> Option<TicketId> {
+    let name = name.to_str()?;
     TicketId::parse(name).filter(|it| it.to_string() == name)
 }
 
-fn list(storage: &StorageDir, name: &str) -> Result<Vec<Entry>, StorageError> {
+fn list(storage: &StorageDir, name: &str) -> Result<Vec<OsString>, StorageError> {
     storage.files(name.as_ref()).map_err(denied("list", &storage.path().join(name)))
 }
 
 impl<'s> Journals<'s> {
     fn open(storage: &'s StorageDir) -> Result<Self, StorageError> {
         let mut journals = Self { storage, files: BTreeMap::new() };
-        for entry in list(storage, JOURNAL_NAME)? {
-            if let Some(name) = entry.name.to_str().and_then(FileName::parse) {
+        for name in list(storage, JOURNAL_NAME)? {
+            if let Some(name) = name.to_str().and_then(FileName::parse) {
                 let file = journals.open_locked(name)?;
                 journals.files.insert(name, file);
             }
@@ -325,7 +326,8 @@ fn describe(damage: &Damage) -> String {
 
 /// Allocates all of the file, `wanted` bytes if there is space for that. What is there stays.
 fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
-    let length = file.metadata()?.len();
+    let metadata = file.metadata()?;
+    let length = metadata.len();
     let capacity = |bytes: u64| length.max(bytes).next_multiple_of(u64::from(BLOCK_BYTES));
     for capacity in [capacity(wanted), capacity(needed)] {
         match rustix::io::retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, capacity)) {
@@ -337,6 +339,11 @@ fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    // XFS wants space for it even where all of it is allocated already.
+    let is_allocated = metadata.blocks() * STAT_BLOCK_BYTES >= length;
+    if length >= needed && length.is_multiple_of(u64::from(BLOCK_BYTES)) && is_allocated {
+        return Ok(length);
     }
     Err(Errno::NOSPC.into())
 }
@@ -362,6 +369,8 @@ fn absolute(storage: &StorageDir, name: FileName) -> PathBuf {
 /// The kernel ends the writes of a killed process in milliseconds, unless the disk hangs.
 const LAST_WRITES_PATIENCE: Duration = Duration::from_secs(30);
 const LAST_WRITES_PAUSE: Duration = Duration::from_millis(10);
+/// The unit of `st_blocks`, whatever the file system's is (stat(2)).
+const STAT_BLOCK_BYTES: u64 = 512;
 const ZEROS_BYTES: u64 = 1024 * 1024;
 
 #[cfg(test)]

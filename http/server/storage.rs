@@ -108,10 +108,10 @@ fn lock(storage: &StorageDir, patience: Duration) -> Result<File, StorageError> 
             Err(error) => return Err(denied("lock", &path)(error.into())),
         }
     }
-    // Only for the message of a second server; the lock itself is the kernel's.
-    let text = format!("{}\n", std::process::id());
-    let written = file.set_len(0).and_then(|()| file.write_all_at(text.as_bytes(), 0));
-    written.map_err(denied("write", &path))?;
+    // Only for the message of a second server; the lock itself is the kernel's. A full disk must
+    // not stop a start.
+    let text = format!("{:<1$}\n", std::process::id(), PID_BYTES_MAX as usize - 1);
+    let _ = file.write_all_at(text.as_bytes(), 0);
     Ok(file)
 }
 
@@ -130,16 +130,27 @@ fn open_or_make(storage: &StorageDir, path: &Path) -> io::Result<OwnedFd> {
 fn try_out(storage: &StorageDir) -> Result<(), StorageError> {
     let [from, to] = [PARTS_NAME, ARRIVED_NAME].map(|it| Path::new(it).join(TRIAL_NAME));
     let [parts, arrived] = [PARTS_NAME, ARRIVED_NAME].map(|it| storage.path().join(it));
-    open_or_make(storage, &from).map_err(denied("make a file in", &parts))?;
+    match open_or_make(storage, &from) {
+        // Room may come.
+        Err(error) if is_full(&error) => return Ok(()),
+        result => result.map_err(denied("make a file in", &parts))?,
+    };
     // A killed process may have left it behind.
     let _ = storage.remove(&to);
     let moved = storage.rename(&from, &to);
     let removed = storage.remove(if moved.is_ok() { &to } else { &from });
-    moved.map_err(|error| match error.kind() {
-        ErrorKind::CrossesDevices => StorageError::Divided,
-        _ => denied("make a file in", &arrived)(error),
-    })?;
+    match moved {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            return Err(StorageError::Divided);
+        }
+        Err(error) if is_full(&error) => {}
+        result => result.map_err(denied("make a file in", &arrived))?,
+    }
     removed.map_err(denied("remove a file from", &arrived))
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
 pub(super) fn denied(

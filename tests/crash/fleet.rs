@@ -245,7 +245,7 @@ impl Slot {
 
     /// An upload that is over makes room for the next.
     fn put_aside(&mut self, done: &Result<(), End>) {
-        let gone = matches!(done, Err(End::Refused(300 | 301 | 302, _)));
+        let gone = matches!(done, Err(End::Refused(300..=302, _)));
         if gone || self.upload.as_ref().is_some_and(Upload::is_over) {
             let over = self.upload.take().filter(Upload::is_over);
             if let Some(all) = &mut self.all_over {
@@ -286,7 +286,7 @@ impl Slot {
             End::Lost => true,
             // Too many take-overs, or taken over.
             End::Closed(code) => matches!(code, Some(1013 | 4001)),
-            End::Refused(code, _) => matches!(code, 300 | 301 | 302),
+            End::Refused(code, _) => matches!(code, 300..=302),
             End::Silent | End::Unexpected(_) => false,
         };
         if !expected && !moment.crashed.load(Ordering::Relaxed) {

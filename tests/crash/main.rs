@@ -20,6 +20,7 @@ mod browser;
 #[path = "../it/content.rs"]
 mod content;
 mod disk;
+mod faults;
 mod fleet;
 #[allow(dead_code, reason = "shared with the integration tests, which use all of it")]
 #[path = "../it/http.rs"]
@@ -40,6 +41,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Instant, SystemTime};
 
+use crate::mounts::must;
 use crate::part::{Part, Report};
 use crate::server::BINARY_VARIABLE;
 use crate::world::lock;
@@ -52,6 +54,8 @@ fn main() -> ExitCode {
     if std::env::var_os(INSIDE_VARIABLE).is_none() {
         return go_inside();
     }
+    // The one outside may be read-only.
+    must(Command::new("mount").args(["-t", "sysfs", "sysfs", "/sys"]));
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
     let parts: Vec<&Part> = PARTS
         .iter()
@@ -120,18 +124,29 @@ fn print(name: &str, kind: &str, started: Instant, report: &Report) {
 /// Runs this again where mounts and processes are its own, and go away with it.
 fn go_inside() -> ExitCode {
     let this = std::env::current_exe().expect("the path of this program");
+    // mkfs and fsck are not in every user's PATH.
+    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let error = Command::new("unshare")
         .args(["--mount", "--propagation", "private"])
         .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
         .arg(this)
         .args(std::env::args_os().skip(1))
         .env(INSIDE_VARIABLE, "yes")
+        .env("PATH", path)
         .exec();
     eprintln!("unshare: {error} (apt-get install util-linux)");
     ExitCode::FAILURE
 }
 
-const PARTS: &[Part] =
-    &[kills::PART, power::EXT4, power::XFS, points::MONOIO, points::TOKIO_URING, states::PART];
+/// The longest ones first.
+const PARTS: &[Part] = &[
+    kills::PART,
+    points::MONOIO,
+    points::TOKIO_URING,
+    states::PART,
+    power::EXT4,
+    faults::PART,
+    power::XFS,
+];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";

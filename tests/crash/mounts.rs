@@ -75,17 +75,42 @@ impl Mount {
         self.mount();
     }
 
-    fn mount(&self) {
+    /// Has an ext4 notice an error of its own.
+    pub fn fail_with_error(&self) {
+        let device = must(Command::new("findmnt").args(["-n", "-o", "SOURCE"]).arg(&self.path));
+        let device = String::from_utf8_lossy(&device.stdout).trim().replace("/dev/", "");
+        fs::write(format!("/sys/fs/ext4/{device}/trigger_fs_error"), "a test")
+            .expect("trigger an error of the file system");
+    }
+
+    /// Takes an ext4 away, checks it and brings it back.
+    pub fn repair(&self) {
+        self.unmount();
+        // 1: errors were corrected.
+        let status = Command::new("fsck.ext4").args(["-p", "-f"]).arg(&self.source).output();
+        let code = status.expect("fsck.ext4").status.code();
+        assert!(matches!(code, Some(0 | 1)), "fsck.ext4: {code:?}");
+        self.mount();
+    }
+
+    /// Brings the file system, which is away, back from what is on the image.
+    pub fn mount(&self) {
+        self.wait_without_loop_device();
         // A device is mounted as it is; for a file, mount makes a loop device that goes by itself.
         let is_file = self.source.is_file();
         let options: &[&str] = if is_file { &["-o", "loop"] } else { &[] };
         must(Command::new("mount").args(options).args([&self.source, &self.path]));
+        assert!(!is_file || self.has_loop_device(), "{:?} has no loop device", self.source);
     }
 
     /// A killed process holds the file system until its last requests have ended.
     fn unmount(&self) {
         retry(|| Command::new("umount").arg(&self.path).output());
-        // A loop device that still exists would give the dead file system back.
+        self.wait_without_loop_device();
+    }
+
+    /// A loop device that still exists would give the dead file system back.
+    fn wait_without_loop_device(&self) {
         let deadline = Instant::now() + PATIENCE;
         while self.source.is_file() && self.has_loop_device() {
             assert!(Instant::now() < deadline, "the loop device of {:?} stays", self.source);

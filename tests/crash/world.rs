@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::backend::{Answer, Backend, Call};
@@ -40,6 +41,8 @@ pub struct World {
     findings: Mutex<Findings>,
     /// Closed (locked for writing) while the file system under the storage directory is away.
     pub gate: RwLock<()>,
+    /// The storage directory is not where it was: what lies in it cannot be looked at.
+    pub is_away: AtomicBool,
     /// Called at every promise with the ticket's id.
     watcher: Option<Watcher>,
 }
@@ -96,6 +99,7 @@ impl World {
             records: Mutex::default(),
             findings: Mutex::default(),
             gate: RwLock::default(),
+            is_away: AtomicBool::default(),
             watcher,
         });
         let seen = Arc::downgrade(&world);
@@ -191,7 +195,7 @@ impl World {
 
     /// Checks that the storage directory holds the first bytes of an upload.
     pub fn check_prefix(&self, id: &str, content: Content, length_bytes: u64) {
-        if length_bytes == 0 {
+        if length_bytes == 0 || self.is_away.load(Ordering::Relaxed) {
             return;
         }
         let places = ["parts", "arrived", "parts"].map(|it| self.storage_dir.join(it).join(id));
@@ -378,4 +382,4 @@ pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 const STEP_BYTES: usize = 256 * 1024;
-const EXAMPLE_COUNT_MAX: usize = 5;
+const EXAMPLE_COUNT_MAX: usize = 10;

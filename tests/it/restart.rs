@@ -1,6 +1,8 @@
 //! A server that was stopped or killed goes on where it was, also with other cores and another
 //! driver.
 
+use std::path::Path;
+
 use rustix::process::Signal;
 
 use crate::backend::{Answer, Backend, Gate};
@@ -71,6 +73,49 @@ fn a_hand_over_is_tried_again_and_a_finished_ticket_is_remembered() {
             assert_eq!(backend.call_count(id), call_count);
         }
     });
+}
+
+#[test]
+fn a_full_disk_does_not_stop_a_start() {
+    assert!(rustix::process::getuid().is_root(), "run this as root: it mounts file systems");
+    for (driver, within) in [
+        (Driver::Monoio, on_a_full_tmpfs as fn(&Path) -> Vec<String>),
+        (Driver::MonoioRefused, on_a_full_tmpfs),
+        (Driver::TokioUring, on_a_full_tmpfs),
+        // It allocates nothing on a full disk, not even what is allocated.
+        (Driver::Monoio, on_a_full_xfs),
+    ] {
+        let server = Setup { within: Some(within), ..Setup::new(driver, Place::Disk) }.start();
+        assert!(server.log().contains(r#""run":2"#), "{}", server.log());
+        let url = Backend::done().url();
+        let form = [("signalFinishURL", url.as_str())];
+        let answer = server.post("/incoming/0.1/backend/new_upload", &form);
+        assert_eq!(answer.status, 507, "{}", answer.text());
+    }
+}
+
+fn on_a_full_tmpfs(storage_dir: &Path) -> Vec<String> {
+    after_a_run_that_filled("mount -t tmpfs -o size=20m tmpfs", storage_dir)
+}
+
+/// Needs mkfs.xfs: apt-get install xfsprogs.
+fn on_a_full_xfs(storage_dir: &Path) -> Vec<String> {
+    let mount = "i=$(mktemp) && truncate -s 400M $i && mkfs.xfs -q -f $i && mount -o loop $i";
+    after_a_run_that_filled(mount, storage_dir)
+}
+
+/// Runs the server on a disk of its own, kills it, fills the disk, and runs it again.
+fn after_a_run_that_filled(mount: &str, storage_dir: &Path) -> Vec<String> {
+    let script = format!(
+        "{mount} '{dir}' && rm -f $i && said=$(mktemp) || exit
+        \"$0\" \"$@\" >$said 2>&1 & first=$!
+        until grep -q 'listening on' $said; do sleep 0.02; done
+        kill -9 $first; wait $first; rm $said
+        cat /dev/zero >'{dir}/filler' 2>/dev/null
+        exec \"$0\" \"$@\"",
+        dir = storage_dir.display()
+    );
+    ["unshare", "--mount", "sh", "-c", &script].map(str::to_owned).into()
 }
 
 /// Ends a server and starts the next one on its directory.

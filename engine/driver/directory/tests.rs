@@ -6,8 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use super::*;
 
 fn names(storage: &StorageDir, path: &str) -> Vec<OsString> {
-    let mut names: Vec<_> =
-        storage.files(path.as_ref()).unwrap().into_iter().map(|it| it.name).collect();
+    let mut names = storage.files(path.as_ref()).unwrap();
     names.sort();
     names
 }
@@ -97,8 +96,9 @@ fn lists_regular_files_only() {
     assert_eq!(names(&storage, "."), ["a", "b", "link's target"]);
     assert!(names(&storage, "dir").is_empty());
     assert!(storage.files("link".as_ref()).is_err());
-    let modified = storage.files(".".as_ref()).unwrap()[0].modified;
+    let modified = storage.modified("a".as_ref()).unwrap();
     assert!(modified.elapsed().unwrap() < Duration::from_secs(3600));
+    assert!(storage.modified("nothing".as_ref()).is_err());
 }
 
 #[test]

@@ -219,7 +219,7 @@ impl Disk {
             }
             Op::SetOwner { path, .. } => Request::SetOwner { path },
             Op::Rename { from, to } => {
-                self.check_rename(&from);
+                self.check_rename(&from, &to);
                 Request::Rename { from, to }
             }
             Op::Remove { path } => {

@@ -82,6 +82,9 @@ impl Disk {
             }
             Request::Rename { from, to } => {
                 self.check_writable()?;
+                if self.names.get(&from).is_none() {
+                    return Err(Errno::ENOENT);
+                }
                 if self.names.get(&to).is_some() {
                     return Err(Errno::EEXIST);
                 }
