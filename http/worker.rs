@@ -296,3 +296,6 @@ impl std::fmt::Debug for WorkerConfig {
         f.debug_struct("WorkerConfig").field("core", &self.core).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

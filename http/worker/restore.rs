@@ -30,9 +30,10 @@ impl Worker {
         let is_receiving = record.state == RecordState::Receiving;
         let needs_file = is_receiving || record.state == RecordState::Arrived;
         let is_apps = record.state == RecordState::Finished && !record.remove_when_finished;
-        // What has been handed over is complete, whatever else.
+        // A file leaves the parts when it is complete and synced, whatever its record says.
+        let is_partial = is_receiving && place != FilePlace::Arrived;
         let committed_bytes =
-            if is_receiving { record.committed_bytes.min(length_bytes) } else { length_bytes };
+            if is_partial { record.committed_bytes.min(length_bytes) } else { length_bytes };
         let upload = (needs_file || place != FilePlace::Nowhere && !is_apps)
             .then(|| self.store.restore(id, length_bytes, committed_bytes, place));
         let path = self.absolute(arrived_path(ARRIVED_NAME.as_ref(), id));

@@ -20,12 +20,13 @@ pub struct Fleet {
     pub world: Arc<World>,
     slots: Vec<Slot>,
     foreign: Vec<(PathBuf, Vec<u8>)>,
+    keeps_all: bool,
 }
 
 impl Fleet {
     pub fn new(world: Arc<World>, count: u64, seed: u64) -> Self {
         let slots = (0..count).map(|it| Slot::new(seed, it)).collect();
-        Self { world, slots, foreign: Vec::new() }
+        Self { world, slots, foreign: Vec::new(), keeps_all: false }
     }
 
     /// Puts files into the storage directory that are none of the server's business.
@@ -88,8 +89,9 @@ impl Fleet {
         self.look_at_log(&server);
     }
 
-    /// Remembers every upload, also those that are over for long.
+    /// Remembers every upload, also those that are over for long, and leaves files where they are.
     pub fn keep_all(&mut self) {
+        self.keeps_all = true;
         for slot in &mut self.slots {
             slot.all_over = Some(Vec::new());
         }
@@ -104,7 +106,9 @@ impl Fleet {
 
     fn start(&self, setup: &Setup) -> Option<Server> {
         self.check_foreign_files();
-        self.world.take_files();
+        if !self.keeps_all {
+            self.world.take_files();
+        }
         let started = Server::start(setup, &self.world.storage_dir, &self.world.log_path());
         match started {
             Ok(server) => Some(server),

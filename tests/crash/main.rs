@@ -55,7 +55,7 @@ fn main() -> ExitCode {
         return go_inside();
     }
     // The one outside may be read-only.
-    must(Command::new("mount").args(["-t", "sysfs", "sysfs", "/sys"]));
+    must(Command::new("mount").args(["-o", "remount,bind,rw", "/sys"]));
     let wanted: Vec<String> = std::env::args().skip(1).filter(|it| !it.starts_with('-')).collect();
     let parts: Vec<&Part> = PARTS
         .iter()
@@ -147,6 +147,7 @@ const PARTS: &[Part] = &[
     power::EXT4,
     faults::PART,
     power::XFS,
+    power::MIXED,
 ];
 const AT_THE_SAME_TIME: usize = 2;
 const INSIDE_VARIABLE: &str = "INCOMING_CRASH_INSIDE";

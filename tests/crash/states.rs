@@ -82,10 +82,12 @@ fn record(mount_point: &Path, scratch: &Path, seed: u64, durability: &str) -> Re
     );
     let mut random = Random(seed);
     let driver = Driver::ALL[(seed % 3) as usize];
-    let setup = Setup::new(driver, 1 + random.below(2)).option("--durability", durability);
+    let setup = |cores| Setup::new(driver, cores).option("--durability", durability);
     let mut fleet = Fleet::new(Arc::clone(&world), UPLOAD_COUNT, seed);
     fleet.keep_all();
-    fleet.run(&setup, RUN, |server| server.kill());
+    // With a start among what is recorded.
+    fleet.run(&setup(1 + random.below(2)), RUN, |server| server.kill());
+    fleet.run(&setup(1 + random.below(2)), RUN, |server| server.kill());
     let log = disk.take_log();
     let notes = std::mem::take(&mut *lock(&notes));
     Recording { world, before, log, notes, uploads: fleet.uploads() }
@@ -213,5 +215,5 @@ fn check_state(
 const DISK_BYTES: u64 = 256 * 1024 * 1024;
 const BLOCK_BYTES: usize = 4096;
 const UPLOAD_COUNT: u64 = 8;
-const RUN: Duration = Duration::from_millis(400);
+const RUN: Duration = Duration::from_millis(200);
 const STATES_OF_ONE_RUN: u64 = 50;

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -157,7 +158,7 @@ impl Session {
         let number = |name: &str| conf[name].as_u64().unwrap_or(u64::MAX);
         let position = number("FilePos");
         let id = &upload.id;
-        if position < upload.acknowledged {
+        if position < upload.acknowledged && !world.may_be_lower.load(Ordering::Relaxed) {
             let what = format!("{id}: FilePos {position}, acknowledged {}", upload.acknowledged);
             world.find(|it| it.lost.push(what));
         }

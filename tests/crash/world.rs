@@ -43,6 +43,9 @@ pub struct World {
     pub gate: RwLock<()>,
     /// The storage directory is not where it was: what lies in it cannot be looked at.
     pub is_away: AtomicBool,
+    /// The last power cut hit a server that had promised nothing but the states of its tickets: the
+    /// next one may go on lower than what was acknowledged, but never with other bytes.
+    pub may_be_lower: AtomicBool,
     /// Called at every promise with the ticket's id.
     watcher: Option<Watcher>,
 }
@@ -100,6 +103,7 @@ impl World {
             findings: Mutex::default(),
             gate: RwLock::default(),
             is_away: AtomicBool::default(),
+            may_be_lower: AtomicBool::default(),
             watcher,
         });
         let seen = Arc::downgrade(&world);

@@ -186,8 +186,9 @@ impl Disk {
         memory: &Memory,
     ) {
         self.clock += 1;
-        let handle =
-            |file| *self.open.get(&(core, file)).unwrap_or_else(|| panic!("{file:?} is open"));
+        let handle = |file| {
+            *self.open.get(&(core, file)).unwrap_or_else(|| panic!("{file:?} is open: {token:?}"))
+        };
         let request = match op {
             Op::Open { file, path, how } => {
                 assert!(!self.open.contains_key(&(core, file)), "{file:?} is open already");
@@ -269,7 +270,7 @@ impl Disk {
 
     /// What the kernel does on its own account.
     fn stir(&mut self) {
-        if !self.orphans.is_empty() && self.rng.chance(ORPHAN_ENDS_PERCENT) {
+        if !self.orphans.is_empty() && self.rng.below(ORPHAN_ENDS_EVERY) == 0 {
             self.land_orphan();
         }
         if !self.inodes.is_empty() && self.rng.chance(WRITE_BACK_PERCENT) {
@@ -304,5 +305,6 @@ impl Pending {
 }
 
 const SLOW_ENDS_PERCENT: usize = 3;
-const ORPHAN_ENDS_PERCENT: usize = 5;
+/// A disk that is slow when a process dies is slow for a while.
+const ORPHAN_ENDS_EVERY: usize = 500;
 const WRITE_BACK_PERCENT: usize = 3;
