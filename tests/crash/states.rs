@@ -178,7 +178,7 @@ fn check_state(
     world.rewind(&given);
     let _mount = Mount::new(image, mount_point);
     let setup = Setup::random(random).option("--durability", durability);
-    // The storage directory itself is the operator's; he had synced it.
+    let missing = world.missing_files();
     let server = match Server::start(&setup, &world.storage_dir, &world.log_path()) {
         Ok(server) => server,
         Err(error) => return world.find(|it| it.stuck.push(error)),
@@ -212,6 +212,9 @@ fn check_state(
         }
     }
     drop(server);
+    for id in missing {
+        world.find(|it| it.lost.push(format!("{id}: handed over, but not on the disk")));
+    }
     world.take_files();
 }
 

@@ -188,6 +188,14 @@ impl World {
         }
     }
 
+    /// The uploads whose files the web app may take, but which are not there.
+    pub fn missing_files(&self) -> Vec<String> {
+        let records = lock(&self.records);
+        let missing =
+            records.iter().filter(|(_, it)| it.kept.as_ref().is_some_and(|it| !it.exists()));
+        missing.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Goes back to what the web app knew when only these promises had been given.
     pub fn rewind(&self, promises: &[(&str, Promise)]) {
         for (id, record) in lock(&self.records).iter_mut() {
