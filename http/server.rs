@@ -17,6 +17,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
+use engine::journal::CommitSync;
 use engine::op::{CoreId, Machine};
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -111,7 +112,7 @@ impl Server {
         let listeners = machine::listen(config.listen, core_count)
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
-        let sync = medium.durability.into();
+        let sync = CommitSync::new(medium.durability, medium.direct);
         let Recovered { cores: starts, mut orphans } =
             recovery::recover(&storage.dir, core_count, sync, config.idle_timeout)
                 .map_err(denied)?;

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use engine::buffer::Memory;
 use engine::durability::Durability;
-use engine::journal::{Journal, JournalConfig, LogStart, Position, REGION_BYTES};
+use engine::journal::{CommitSync, Journal, JournalConfig, LogStart, Position, REGION_BYTES};
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
 use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
@@ -126,7 +126,7 @@ impl Worker {
             core: config.core.0,
             core_count: config.core_count,
             run: config.run,
-            sync: config.durability.into(),
+            sync: CommitSync::new(config.durability, config.direct),
             direct: config.direct,
             region: store.journal_region(),
             start: config.log_start,
@@ -170,6 +170,15 @@ impl Worker {
     /// Tickets that are known, finished ones included.
     pub fn ticket_count(&self) -> usize {
         self.tickets.len()
+    }
+
+    /// No two connections own one upload.
+    pub fn is_each_upload_bound_once(&self) -> bool {
+        self.clients.slots().all(|slot| {
+            let key = self.clients.key(slot);
+            let ticket = self.ticket_of(key).and_then(|it| self.tickets.get(it));
+            ticket.is_none_or(|it| it.client == Some(key))
+        })
     }
 
     fn on_completion(&mut self, now: Instant, completion: Completion) {

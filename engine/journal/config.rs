@@ -2,7 +2,7 @@
 
 use super::Side;
 use crate::buffer::Slice;
-use crate::durability::{Durability, SyncMethod};
+use crate::durability::Durability;
 
 #[derive(Clone, Debug)]
 pub struct JournalConfig {
@@ -42,13 +42,14 @@ pub struct LogStart {
     pub capacity_bytes: [u64; 2],
 }
 
-/// A commit is as safe as what it speaks of.
-impl From<Durability> for CommitSync {
-    fn from(durability: Durability) -> Self {
+impl CommitSync {
+    /// A commit is as safe as what it speaks of. A small direct write to blocks that are there
+    /// already costs less than a sync of its own, also where large ones do not.
+    pub fn new(durability: Durability, direct: bool) -> Self {
         match durability {
             Durability::Written => Self::StatesOnly,
-            Durability::Synced(SyncMethod::Dsync) => Self::Dsync,
-            Durability::Synced(SyncMethod::Fdatasync) => Self::Fdatasync,
+            Durability::Synced(_) if direct => Self::Dsync,
+            Durability::Synced(_) => Self::Fdatasync,
         }
     }
 }

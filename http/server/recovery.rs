@@ -331,12 +331,12 @@ fn allocate(file: &File, needed: u64, wanted: u64) -> io::Result<u64> {
     let capacity = |bytes: u64| length.max(bytes).next_multiple_of(u64::from(BLOCK_BYTES));
     for capacity in [capacity(wanted), capacity(needed)] {
         match rustix::io::retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, capacity)) {
-            Ok(()) => return Ok(capacity),
-            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
-            Err(Errno::OPNOTSUPP) => {
+            // Written once, blocks are overwritten without touching the file system's journal.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {
                 append_zeros(file, length, capacity)?;
                 return Ok(capacity);
             }
+            Err(Errno::NOSPC | Errno::DQUOT | Errno::FBIG) => {}
             Err(error) => return Err(error.into()),
         }
     }
@@ -355,7 +355,7 @@ fn append_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
         file.write_all_at(&zeros[..count as usize], from)?;
         from += count;
     }
-    Ok(())
+    file.sync_all()
 }
 
 fn path_of(name: FileName) -> PathBuf {

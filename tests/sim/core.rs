@@ -104,6 +104,7 @@ impl Core {
     /// As a driver does before it sleeps.
     pub(crate) fn tick(&mut self, now: Instant, kernel: &mut Kernel, rng: &mut Rng) -> Outbox {
         self.check_timeouts(now);
+        assert!(self.worker.is_each_upload_bound_once(), "two connections own one upload");
         self.run_ops(now, kernel, rng)
     }
 

@@ -1,5 +1,8 @@
-//! Whole workers on two simulated cores, by seed: sockets that cut anywhere, disks that reorder and
-//! fail, browsers that come and go, web apps that cancel, wait and stumble, in virtual time.
+//! The whole harbour, by seed, in virtual time: servers of two to four cores that are stopped, killed
+//! and cut off from power, and start again with other cores; sockets that cut anywhere; a disk that
+//! reorders, tears, fails, fills up and forgets what was not synced; browsers that come and go; web
+//! apps that cancel, wait and stumble. What was promised is compared with the disk at every promise
+//! and at every start.
 //!
 //! `SEEDS=17 cargo test --test sim` runs one seed, `SEEDS=0..100000` many.
 

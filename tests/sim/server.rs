@@ -216,11 +216,7 @@ impl Server {
 
 impl Settings {
     fn commit_sync(&self) -> CommitSync {
-        match self.durability {
-            Durability::Written => CommitSync::StatesOnly,
-            Durability::Synced(SyncMethod::Dsync) => CommitSync::Dsync,
-            Durability::Synced(SyncMethod::Fdatasync) => CommitSync::Fdatasync,
-        }
+        CommitSync::new(self.durability, self.direct)
     }
 }
 

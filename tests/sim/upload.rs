@@ -37,6 +37,8 @@ pub(crate) struct Upload {
     pub(crate) has_arrived: bool,
     /// The web app has taken the file, or has said so.
     pub(crate) is_handed_over: bool,
+    /// And has moved it to a place of its own.
+    pub(crate) is_taken_away: bool,
     /// And the server has said that it knows.
     pub(crate) is_finish_known: bool,
     /// The running server was told so.
@@ -101,6 +103,7 @@ impl Upload {
             cancel_told: None,
             has_arrived: false,
             is_handed_over: false,
+            is_taken_away: false,
             is_finish_known: false,
             is_done_heard: false,
             was_cut_off: false,

@@ -100,9 +100,11 @@ impl Told {
                 assert!(!upload.is_handed_over || upload.was_cut_off, "it has it");
                 assert_eq!(callback.filename_from_browser, "a \"file\"");
                 assert_eq!(*path, PathBuf::from(STORAGE_DIR).join(upload.arrived_path()));
-                let path = upload.arrived_path();
-                assert!(disk.data(&path).unwrap() == upload.bytes, "the file is the file");
-                assert!(disk.is_durable(&path), "its bytes, its length and its name are safe");
+                if !upload.is_taken_away {
+                    let path = upload.arrived_path();
+                    assert!(disk.data(&path).unwrap() == upload.bytes, "the file is the file");
+                    assert!(disk.is_durable(&path), "its bytes, its length and its name are safe");
+                }
                 upload.check_arrived(disk);
                 upload.has_arrived = true;
             }
@@ -137,7 +139,12 @@ impl Told {
     }
 
     /// What the web app answers, and whom.
-    pub(crate) fn answer(self, rng: &mut Rng, upload: &mut Upload) -> (CoreId, Mail) {
+    pub(crate) fn answer(
+        self,
+        rng: &mut Rng,
+        upload: &mut Upload,
+        disk: &mut Disk,
+    ) -> (CoreId, Mail) {
         let answer = if upload.failed_answers_left > 0 && rng.chance(40) {
             upload.failed_answers_left -= 1;
             Answer::Failed { error: "out of order".into(), retry_after: None }
@@ -148,6 +155,10 @@ impl Told {
             Answer::Wait
         } else {
             upload.is_handed_over = true;
+            if !upload.is_removed_when_finished && rng.chance(30) {
+                upload.is_taken_away = true;
+                disk.take_away(&upload.arrived_path());
+            }
             Answer::Done
         };
         (self.from, done(&self.callback, answer))

@@ -201,7 +201,7 @@ impl World {
         let upload = self.uploads.iter_mut().find(|it| it.ticket == Some(told.ticket()));
         let upload = upload.expect("a known ticket");
         upload.was_cut_off |= !is_heard;
-        let (to, mail) = told.answer(&mut self.rng, upload);
+        let (to, mail) = told.answer(&mut self.rng, upload, &mut self.kernel.disk);
         upload.is_done_heard |=
             is_heard && matches!(mail, Mail::CallbackAnswer { answer: Answer::Done, .. });
         if is_heard {
@@ -337,7 +337,8 @@ impl World {
                 End::Cancelled => assert!(!upload.is_handed_over),
                 End::Refused(_) => assert!(!upload.is_handed_over || upload.may_time_out),
             }
-            if upload.is_handed_over && !upload.is_removed_when_finished {
+            let is_apps = upload.is_handed_over && !upload.is_removed_when_finished;
+            if is_apps && !upload.is_taken_away {
                 let data = self.kernel.disk.data(&upload.arrived_path());
                 assert!(data == Some(upload.bytes), "what was handed over is not touched");
             }

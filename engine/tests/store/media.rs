@@ -197,6 +197,8 @@ fn a_full_disk_takes_no_new_bytes() {
     let write = it.write(OLD);
     assert!(it.run(write).is_err() && it.disk.has_failed());
     it.run(Op::Remove { path: PATH.into() }).unwrap_err();
+    it.disk.take_away(PATH.as_ref());
+    assert_eq!(it.data(), None, "others need not ask");
     assert_eq!(it.disk.take_removals(), [Path::new(PATH)]);
 }
 

@@ -161,7 +161,11 @@ impl Inode {
         let length = match rng.below(if is_ordered { 2 } else { 3 }) {
             0 => before,
             1 => after,
-            _ => rng.within(before.min(after)..before.max(after) + 1),
+            // As of a write before the last one, or of a part of it.
+            _ => {
+                let most = before.max(after);
+                rng.within(before.min(after)..most + 1).next_multiple_of(BLOCK).min(most)
+            }
         };
         let is_all_there = is_ordered && length > before;
         let mut left = std::mem::take(&mut self.durable);

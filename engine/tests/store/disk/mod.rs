@@ -263,6 +263,12 @@ impl Disk {
         Some(Completion { token, result })
     }
 
+    /// Somebody else takes a file away.
+    pub(crate) fn take_away(&mut self, path: &Path) {
+        self.clock += 1;
+        self.names.remove(self.clock, path);
+    }
+
     /// The files whose removal was asked for since the last call.
     pub(crate) fn take_removals(&mut self) -> Vec<PathBuf> {
         std::mem::take(&mut self.removals)

@@ -1,6 +1,7 @@
 //! What becomes of an op.
 
 use engine::buffer::{Memory, Slice};
+use engine::limits::BLOCK_BYTES;
 use engine::op::{CoreId, Errno, FileId, OpenHow, Output, StorageHealth, StorageState};
 
 use super::{Disk, Handle, Inode, Request};
@@ -145,7 +146,12 @@ impl Disk {
             self.check_space()?;
         }
         let is_short = self.rng.chance(self.weather.short_percent);
-        let count = if is_short { self.rng.within(1..bytes.len() + 1) } else { bytes.len() };
+        let mut count = if is_short { self.rng.within(1..bytes.len() + 1) } else { bytes.len() };
+        if !handle.direct {
+            // The page cache takes a page or does not.
+            let end = (offset + count).next_multiple_of(BLOCK_BYTES as usize);
+            count = (end - offset).min(bytes.len());
+        }
         let inode = &mut self.inodes[handle.inode];
         if handle.dsync {
             inode.put_through(now, offset, &bytes[..count]);
