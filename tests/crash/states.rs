@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -101,6 +102,8 @@ fn check_states(
     seed: u64,
     durability: &str,
 ) {
+    // A late call of the server of one state would meet the files of the next.
+    recording.world.is_app_down.store(true, Ordering::Relaxed);
     let mut random = Random(seed);
     let mut points: Vec<usize> = (0..count)
         .map(|_| match random.below(2) {

@@ -41,11 +41,15 @@ pub struct World {
     findings: Mutex<Findings>,
     /// Closed (locked for writing) while the file system under the storage directory is away.
     pub gate: RwLock<()>,
+    /// The web app does not answer for the moment.
+    pub is_app_down: AtomicBool,
     /// The storage directory is not where it was: what lies in it cannot be looked at.
     pub is_away: AtomicBool,
     /// The last power cut hit a server that had promised nothing but the states of its tickets: the
     /// next one may go on lower than what was acknowledged, but never with other bytes.
     pub may_be_lower: AtomicBool,
+    /// The web app does one thing at a time.
+    desk: Mutex<()>,
     /// Called at every promise with the ticket's id.
     watcher: Option<Watcher>,
 }
@@ -102,6 +106,8 @@ impl World {
             records: Mutex::default(),
             findings: Mutex::default(),
             gate: RwLock::default(),
+            is_app_down: AtomicBool::default(),
+            desk: Mutex::default(),
             is_away: AtomicBool::default(),
             may_be_lower: AtomicBool::default(),
             watcher,
@@ -171,6 +177,7 @@ impl World {
     /// Checks the files that were handed over, as they must have outlived everything since, and
     /// takes them away.
     pub fn take_files(&self) {
+        let _alone = lock(&self.desk);
         let kept: Vec<(String, PathBuf, Content)> = lock(&self.records)
             .iter_mut()
             .filter_map(|(id, it)| Some((id.clone(), it.kept.take()?, it.content)))
@@ -232,8 +239,13 @@ impl World {
     }
 
     fn on_call(&self, call: &Call) -> Answer {
+        if self.is_app_down.load(Ordering::Relaxed) {
+            return Answer::Status(503, "down");
+        }
         let id = call.field("id");
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
+        // A call of a killed server may be read after one of the next server.
+        let _alone = lock(&self.desk);
         let Some(record) = lock(&self.records).get(id).cloned() else {
             // A ticket whose answer never came.
             return Answer::Done;
@@ -248,9 +260,8 @@ impl World {
         }
         self.promised(id, Promise::Told);
         let path = call.path();
-        // Done before, which the server did not hear: the web app may have taken the file since.
-        let is_there = !record.is_done || path.exists();
-        if is_there {
+        // Done before, which the server did not hear: the file may be gone since.
+        if !record.is_done && !record.may_be_finished {
             self.check_file(id, &path, record.content);
         }
         self.change(id, |it| it.calls += 1);
@@ -267,11 +278,11 @@ impl World {
         self.promised(id, Promise::Done);
         if !record.is_done {
             self.find(|it| it.handed_over += 1);
+            self.change(id, |it| {
+                it.is_done = true;
+                it.kept = (!it.is_removed_by_server).then_some(path);
+            });
         }
-        self.change(id, |it| {
-            it.is_done = true;
-            it.kept = (is_there && !it.is_removed_by_server).then_some(path);
-        });
         Answer::Done
     }
 
