@@ -181,6 +181,11 @@ impl Worker {
         })
     }
 
+    /// Nothing can be recorded before there is space again.
+    pub fn is_waiting_for_space(&self) -> bool {
+        self.journal.poll_timeout().is_some()
+    }
+
     fn on_completion(&mut self, now: Instant, completion: Completion) {
         match completion.token {
             Token::File { .. } => {

@@ -19,6 +19,15 @@ use crate::connection::Pace;
 use crate::dialect::incoming::Command;
 use crate::dialect::message::UploadRequest;
 
+/// An upload could not be stored.
+#[derive(Debug)]
+pub(super) struct Failure {
+    ticket: TicketId,
+    /// Who had it.
+    client: Option<ClientKey>,
+    errno: Errno,
+}
+
 impl Worker {
     pub(super) fn on_command(&mut self, now: Instant, key: ClientKey, command: Command) {
         match command {
@@ -300,34 +309,62 @@ impl Worker {
         let Some((id, client)) = self.owner(upload) else { return };
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         warn!(upload = %id.short(), %errno, "could not be stored");
-        if ticket.on_failure(now, errno) == AfterFailure::GiveUp {
-            // The file stays for the operator.
-            ticket.upload = None;
-            self.store.set_aside(now, upload);
-            if let Some(key) = client {
-                self.unbind(key);
-                self.refuse(now, key, PeerError::StorageFailed);
-            }
-            self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
-            return;
-        }
+        ticket.state = State::Receiving;
         // It may have lost what was recorded.
         self.journal.note_offset(id);
-        ticket.state = State::Receiving;
         // If only the way out of the parts failed, nobody needs to come for the next try.
         let again_after =
             if self.is_complete(id) { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
         self.tickets.set_deadline(id, Some(now + again_after));
-        if let Some(key) = client {
-            let (code, reason) = if errno.is_shortage() {
-                (close_code::TRY_AGAIN_LATER, "no room on the disk, or file in use")
-            } else {
-                (close_code::INTERNAL_ERROR, "storage error")
-            };
-            self.tickets.get_mut(id).expect("known").client = None;
-            self.unbind(key);
-            self.close(now, key, code, reason);
+        if !errno.is_shortage() {
+            // A look at the storage says whose failure it is.
+            return self.judge_later(Failure { ticket: id, client, errno });
         }
+        if let Some(key) = client {
+            self.lose_client(now, id, key);
+            self.close(
+                now,
+                key,
+                close_code::TRY_AGAIN_LATER,
+                "no room on the disk, or file in use",
+            );
+        }
+    }
+
+    /// The storage was looked at after a failure. When all of it is bad, uploads wait; otherwise
+    /// the failure is the upload's own.
+    pub(super) fn judge(&mut self, now: Instant, failure: Failure) {
+        let Failure { ticket: id, client, errno } = failure;
+        let is_good = self.watch.is_good();
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
+        // Somebody may have cancelled it, or come for it, meanwhile.
+        let Some(upload) = ticket.upload.filter(|_| ticket.state == State::Receiving) else {
+            return;
+        };
+        let current = ticket.client;
+        if is_good && ticket.on_failure(now, errno) == AfterFailure::GiveUp {
+            // The file stays for the operator.
+            ticket.upload = None;
+            self.store.set_aside(now, upload);
+            if let Some(key) = current {
+                self.unbind(key);
+                self.refuse(now, key, PeerError::StorageFailed);
+            }
+            self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
+        } else if let Some(key) = current.filter(|_| current == client) {
+            self.lose_client(now, id, key);
+            self.close(now, key, close_code::INTERNAL_ERROR, "storage error");
+        }
+    }
+
+    fn lose_client(&mut self, now: Instant, id: TicketId, key: ClientKey) {
+        if let Some(ticket) = self.tickets.get_mut(id) {
+            ticket.client = None;
+            if let Some(upload) = ticket.upload {
+                self.store.detach(now, upload);
+            }
+        }
+        self.unbind(key);
     }
 
     pub(super) fn acknowledge(&mut self, key: ClientKey, upload: UploadKey) {

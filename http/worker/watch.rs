@@ -9,6 +9,7 @@ use engine::op::{Errno, Op, Output, StorageHealth, StorageState, Token};
 use tracing::{error, info};
 
 use super::Worker;
+use super::uploads::Failure;
 use crate::codec::close_code;
 use crate::codec::response::Response;
 use crate::mail::{OwnedRequest, ReplyTo};
@@ -23,6 +24,10 @@ pub(super) struct Watch {
     pub(super) check_at: Option<Instant>,
     /// Requests for tickets, until the storage has been looked at.
     waiting: Vec<(ReplyTo, OwnedRequest)>,
+    /// Uploads that could not be stored, likewise.
+    failures: Vec<Failure>,
+    /// Something has failed since the look that is under way began.
+    check_again: bool,
 }
 
 impl Watch {
@@ -33,6 +38,8 @@ impl Watch {
             is_checking: false,
             check_at: None,
             waiting: Vec::new(),
+            failures: Vec::new(),
+            check_again: false,
         }
     }
 
@@ -96,6 +103,14 @@ impl Worker {
         if !self.watch.is_good() {
             self.watch_storage(now);
         }
+        if std::mem::take(&mut self.watch.check_again) {
+            self.check_storage();
+        } else {
+            for failure in std::mem::take(&mut self.watch.failures) {
+                self.judge(now, failure);
+            }
+            self.on_store_events(now);
+        }
         for (reply_to, request) in std::mem::take(&mut self.watch.waiting) {
             self.answer_backend(now, reply_to, request);
         }
@@ -113,6 +128,13 @@ impl Worker {
             StorageHealth::Good => return None,
         };
         Some(Response::text(status, message).with_header("Retry-After", "60"))
+    }
+
+    /// Has the storage looked at, then judges.
+    pub(super) fn judge_later(&mut self, failure: Failure) {
+        self.watch.check_again = self.watch.is_checking;
+        self.watch.failures.push(failure);
+        self.check_storage();
     }
 
     fn check_storage(&mut self) {

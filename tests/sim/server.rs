@@ -140,6 +140,10 @@ impl Server {
         id.owner(self.cores.len() as u16)
     }
 
+    pub(crate) fn is_waiting_for_space(&self) -> bool {
+        self.cores.iter().any(|it| it.worker.is_waiting_for_space())
+    }
+
     pub(crate) fn is_busy(&self, kernel: &Kernel) -> bool {
         self.cores.iter().any(|it| it.is_busy(kernel))
     }

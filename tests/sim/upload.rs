@@ -137,7 +137,7 @@ impl Upload {
             CANCELLED_BY_BACKEND => self.was_cancel_asked,
             _ => false,
         };
-        assert!(is_right, "MsgError {code} for {self:?}");
+        assert!(is_right, "MsgError {code} for {:?}, {:?}", self.ticket, self.plan);
         self.end = Some(End::Refused(code));
     }
 

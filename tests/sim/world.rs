@@ -236,7 +236,9 @@ impl World {
 
     /// Only time will make something happen: then the server owes nobody an answer.
     fn check_debts(&self) {
-        let is_in_order = self.server.is_up() && self.chaos.clears_at().is_none();
+        let is_in_order = self.server.is_up()
+            && self.chaos.clears_at().is_none()
+            && !self.server.is_waiting_for_space();
         if !is_in_order || self.server.is_busy(&self.kernel) || !self.told.is_empty() {
             return;
         }
