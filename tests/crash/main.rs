@@ -5,7 +5,8 @@
 //! that finds nothing fails the run, because then the part proves nothing.
 //!
 //! `cargo test --test crash [-- PART...]`, as root. `INCOMING_TEST_LONG=1` is the long form,
-//! `INCOMING_TEST_SEED` repeats a run, `INCOMING_BINARY` tests another server.
+//! `INCOMING_TEST_SEED` repeats a run, `INCOMING_TEST_VERBOSE=1` shows what the controls
+//! found, `INCOMING_BINARY` tests another server.
 #![forbid(unsafe_code)]
 #![expect(
     unreachable_pub,
