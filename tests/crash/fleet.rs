@@ -238,7 +238,9 @@ impl Slot {
                     return Ok(());
                 }
                 9 => return Ok(()),
-                10 if self.index.is_multiple_of(2) => return session.cancel(world, upload),
+                10 if self.index.is_multiple_of(2) => {
+                    return session.cancel(world, address, upload);
+                }
                 11 if self.index.is_multiple_of(2) => return upload.cancel_by_app(world, address),
                 _ => {}
             }

@@ -137,7 +137,7 @@ fn scenario(world: &World, address: SocketAddr, uploads: &mut Vec<Upload>) -> Re
     // Finished after `wait`; the file is the web app's.
     Session::open(world, address, &mut uploads[1])?.finish(world, address, &mut uploads[1])?;
     // Cancelled.
-    Session::open(world, address, &mut uploads[2])?.cancel(world, &mut uploads[2])
+    Session::open(world, address, &mut uploads[2])?.cancel(world, address, &mut uploads[2])
 }
 
 /// Leaves one upload with two chunks, one with one, one with none.

@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -89,6 +88,8 @@ fn record(mount_point: &Path, scratch: &Path, seed: u64, durability: &str) -> Re
     // With a start among what is recorded.
     fleet.run(&setup(1 + random.below(2)), RUN, |server| server.kill());
     fleet.run(&setup(1 + random.below(2)), RUN, |server| server.kill());
+    // A late call would meet the files of a state, or none.
+    world.stop_app();
     let log = disk.take_log();
     let notes = std::mem::take(&mut *lock(&notes));
     Recording { world, before, log, notes, uploads: fleet.uploads() }
@@ -102,8 +103,6 @@ fn check_states(
     seed: u64,
     durability: &str,
 ) {
-    // A late call of the server of one state would meet the files of the next.
-    recording.world.is_app_down.store(true, Ordering::Relaxed);
     let mut random = Random(seed);
     let mut points: Vec<usize> = (0..count)
         .map(|_| match random.below(2) {
@@ -178,7 +177,7 @@ fn check_state(
     world.rewind(&given);
     let _mount = Mount::new(image, mount_point);
     let setup = Setup::random(random).option("--durability", durability);
-    // The storage directory itself is the operator's; he had synced it.
+    let missing = world.missing_files();
     let server = match Server::start(&setup, &world.storage_dir, &world.log_path()) {
         Ok(server) => server,
         Err(error) => return world.find(|it| it.stuck.push(error)),
@@ -212,6 +211,9 @@ fn check_state(
         }
     }
     drop(server);
+    for id in missing {
+        world.find(|it| it.lost.push(format!("{id}: handed over, but not on the disk")));
+    }
     world.take_files();
 }
 

@@ -238,8 +238,15 @@ impl Session {
         let deadline = Instant::now() + PATIENCE;
         self.browser.be_patient_for(LOOK_AGAIN);
         loop {
-            match self.browser.expect("MsgAllDone") {
-                Ok(_) => break,
+            match self.browser.receive() {
+                Ok((kind, _)) if kind == "MsgAllDone" => break,
+                // What is cancelled is acknowledged all the same.
+                Ok((kind, _)) if kind == "MsgChunkAck" && upload.may_be_cancelled => {}
+                Ok((kind, _)) if kind == "MsgCancelAck" && upload.may_be_cancelled => {
+                    upload.cancelled(world);
+                    return Ok(());
+                }
+                Ok((kind, data)) => return Err(End::Unexpected(format!("{kind} {data}"))),
                 Err(End::Silent) if Instant::now() < deadline => {
                     world.finish_if_asked(&upload.id, address);
                 }
@@ -255,21 +262,17 @@ impl Session {
         Ok(())
     }
 
-    /// The browser cancels.
-    pub fn cancel(mut self, world: &World, upload: &mut Upload) -> Result<(), End> {
+    /// The browser cancels, which may be too late.
+    pub fn cancel(
+        mut self,
+        world: &World,
+        address: SocketAddr,
+        upload: &mut Upload,
+    ) -> Result<(), End> {
         upload.may_be_cancelled = true;
         world.promised(&upload.id, Promise::CancelAsked);
         self.browser.say("MsgCancel", json!({ "Reason": "by browser" }));
-        loop {
-            match self.browser.receive()? {
-                (kind, _) if kind == "MsgChunkAck" => {}
-                (kind, _) if kind == "MsgCancelAck" => {
-                    upload.cancelled(world);
-                    return Ok(());
-                }
-                (kind, data) => return Err(End::Unexpected(format!("{kind} {data}"))),
-            }
-        }
+        self.all_done(world, address, upload)
     }
 
     pub fn reset(self) {

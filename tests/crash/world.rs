@@ -42,7 +42,7 @@ pub struct World {
     /// Closed (locked for writing) while the file system under the storage directory is away.
     pub gate: RwLock<()>,
     /// The web app does not answer for the moment.
-    pub is_app_down: AtomicBool,
+    is_app_down: AtomicBool,
     /// The storage directory is not where it was: what lies in it cannot be looked at.
     pub is_away: AtomicBool,
     /// The last power cut hit a server that had promised nothing but the states of its tickets: the
@@ -145,6 +145,12 @@ impl World {
         self.promised(id, Promise::Issued);
     }
 
+    /// From here on the web app answers nobody, and looks at no file.
+    pub fn stop_app(&self) {
+        self.is_app_down.store(true, Ordering::Relaxed);
+        drop(lock(&self.desk));
+    }
+
     pub fn promised(&self, id: &str, promise: Promise) {
         if let Some(watcher) = &self.watcher {
             watcher(id, promise);
@@ -186,6 +192,14 @@ impl World {
             self.check_file(&id, &path, content);
             let _ = fs::remove_file(path);
         }
+    }
+
+    /// The uploads whose files the web app may take, but which are not there.
+    pub fn missing_files(&self) -> Vec<String> {
+        let records = lock(&self.records);
+        let missing =
+            records.iter().filter(|(_, it)| it.kept.as_ref().is_some_and(|it| !it.exists()));
+        missing.map(|(id, _)| id.clone()).collect()
     }
 
     /// Goes back to what the web app knew when only these promises had been given.
@@ -239,13 +253,13 @@ impl World {
     }
 
     fn on_call(&self, call: &Call) -> Answer {
-        if self.is_app_down.load(Ordering::Relaxed) {
-            return Answer::Status(503, "down");
-        }
         let id = call.field("id");
         let _open = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         // A call of a killed server may be read after one of the next server.
         let _alone = lock(&self.desk);
+        if self.is_app_down.load(Ordering::Relaxed) {
+            return Answer::Status(503, "down");
+        }
         let Some(record) = lock(&self.records).get(id).cloned() else {
             // A ticket whose answer never came.
             return Answer::Done;
