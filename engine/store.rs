@@ -326,6 +326,12 @@ impl<M> Store<M> {
         self.in_flight_count == 0 && self.ops.is_empty()
     }
 
+    /// Another process has a file of ours; it is opened again in a moment.
+    pub fn is_reopening(&self) -> bool {
+        let mut parts = self.slots.iter().filter_map(|it| it.part.as_ref());
+        parts.any(|it| it.reopen_at.is_some())
+    }
+
     /// Staging memory in use, in bytes.
     pub fn leased_bytes(&self) -> u32 {
         self.staging.leased_bytes()

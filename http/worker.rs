@@ -181,9 +181,9 @@ impl Worker {
         })
     }
 
-    /// Nothing can be recorded before there is space again.
-    pub fn is_waiting_for_space(&self) -> bool {
-        self.journal.poll_timeout().is_some()
+    /// Only time helps: the journal has no space, or another process has a file.
+    pub fn is_waiting_for_storage(&self) -> bool {
+        self.journal.poll_timeout().is_some() || self.store.is_reopening()
     }
 
     fn on_completion(&mut self, now: Instant, completion: Completion) {

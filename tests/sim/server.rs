@@ -140,8 +140,8 @@ impl Server {
         id.owner(self.cores.len() as u16)
     }
 
-    pub(crate) fn is_waiting_for_space(&self) -> bool {
-        self.cores.iter().any(|it| it.worker.is_waiting_for_space())
+    pub(crate) fn is_waiting_for_storage(&self) -> bool {
+        self.cores.iter().any(|it| it.worker.is_waiting_for_storage())
     }
 
     pub(crate) fn is_busy(&self, kernel: &Kernel) -> bool {

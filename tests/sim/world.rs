@@ -238,7 +238,7 @@ impl World {
     fn check_debts(&self) {
         let is_in_order = self.server.is_up()
             && self.chaos.clears_at().is_none()
-            && !self.server.is_waiting_for_space();
+            && !self.server.is_waiting_for_storage();
         if !is_in_order || self.server.is_busy(&self.kernel) || !self.told.is_empty() {
             return;
         }

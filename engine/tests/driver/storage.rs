@@ -309,6 +309,8 @@ fn within_ext4(dir: &Path) {
     run("mount", &options, &root);
     let mut cores = Cores::start_watching(&root, &["parts"], VARIANTS[0].1);
     assert_eq!(health(&mut cores), StorageHealth::Good);
+    // Containers have it read-only.
+    run("mount", &["-o", "remount,bind,rw"], Path::new("/sys"));
     let device = run("findmnt", &["-no", "SOURCE"], &root);
     let name = Path::new(&device).file_name().unwrap().to_str().unwrap();
     fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "on purpose").unwrap();
