@@ -326,10 +326,11 @@ impl<M> Store<M> {
         self.in_flight_count == 0 && self.ops.is_empty()
     }
 
-    /// Another process has a file of ours; it is opened again in a moment.
-    pub fn is_reopening(&self) -> bool {
+    /// Uploads wait for what only time brings: memory that others are asked to give back, or a
+    /// file that another process has.
+    pub fn is_waiting(&self) -> bool {
         let mut parts = self.slots.iter().filter_map(|it| it.part.as_ref());
-        parts.any(|it| it.reopen_at.is_some())
+        !self.waiting.is_empty() || parts.any(|it| it.reopen_at.is_some())
     }
 
     /// Staging memory in use, in bytes.

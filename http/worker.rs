@@ -181,9 +181,9 @@ impl Worker {
         })
     }
 
-    /// Only time helps: the journal has no space, or another process has a file.
+    /// Only time helps: the journal has no space, another process has a file, or memory is short.
     pub fn is_waiting_for_storage(&self) -> bool {
-        self.journal.poll_timeout().is_some() || self.store.is_reopening()
+        self.journal.poll_timeout().is_some() || self.store.is_waiting()
     }
 
     fn on_completion(&mut self, now: Instant, completion: Completion) {
