@@ -130,7 +130,7 @@ fn on_a_tmpfs(storage_dir: &Path) -> Vec<String> {
 /// Runs a command on the storage directory, among the server's mounts.
 fn in_mounts_of(server: &Server, command: &[&str]) {
     let mut nsenter = Command::new("nsenter");
-    nsenter.args(["--mount", "--target", &server.process_id().to_string()]);
+    nsenter.args(["--mount", "--root", "--target", &server.process_id().to_string()]);
     nsenter.args(command).arg(server.storage_dir());
     let output = nsenter.output().expect("nsenter, of util-linux");
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
