@@ -137,7 +137,11 @@ impl Upload {
         let is_right = match record.map(|it| &it.state) {
             None => self.may_time_out,
             Some(RecordState::Issued) => false,
-            Some(RecordState::Receiving) => record.unwrap().committed_bytes >= end as u64,
+            Some(RecordState::Receiving) => {
+                // What was never synced goes with a sync that fails, until the journal has moved.
+                let may_be_gone = !self.is_synced && disk.has_failed();
+                record.unwrap().committed_bytes >= end as u64 || may_be_gone
+            }
             // Meanwhile.
             Some(RecordState::Cancelled { .. } | RecordState::Arrived | RecordState::Finished) => {
                 true
