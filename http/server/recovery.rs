@@ -245,6 +245,11 @@ impl<'s> Journals<'s> {
         beginnings: &[NewFile],
         sides: &[Side],
     ) -> Result<Vec<LogStart>, StorageError> {
+        // A start that was cut short may have left what was read in the page cache only. It must be
+        // safe before what was valid before it is overwritten.
+        for (name, file) in &self.files {
+            file.sync_all().map_err(self.denied("sync", *name))?;
+        }
         let mut starts = Vec::new();
         for ((new, side), core) in beginnings.iter().zip(sides).zip(0..) {
             let wanted = file_bytes_wanted(new.commits.len() as u64);

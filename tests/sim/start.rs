@@ -86,6 +86,9 @@ impl<'d> Starter<'d> {
     /// The snapshots of all cores first, durably, then their headers: with the last one the new run
     /// counts.
     fn begin(&mut self, recovery: &Recovery, new: &[NewFile]) -> Result<Vec<LogStart>, Cut> {
+        for file in self.files.values().copied().collect::<Vec<_>>() {
+            self.call(Op::Sync { file })?;
+        }
         let mut logs = Vec::new();
         let names = (0..new.len() as u16)
             .map(|core| FileName { core, side: recovery.side_for(core) })
