@@ -25,7 +25,7 @@ pub enum Op<M> {
     Readable { socket: SocketId },
     /// Receive what is there, at most `length_bytes`, into [`Machine::receive_buffer`]. Never
     /// waits: nothing there is `EAGAIN`. Completes on the spot, before the next op is started, with
-    /// [`Output::Bytes`]; 0 bytes is the end of the stream.
+    /// [`Output::Received`]; 0 bytes is the end of the stream.
     Recv { socket: SocketId, length_bytes: u32 },
     /// Send `bytes`, or a part of them: completes with [`Output::Bytes`] (at least one).
     Send { socket: SocketId, bytes: Bytes },
@@ -128,7 +128,15 @@ pub struct Completion {
 pub enum Output {
     Done,
     Bytes(u32),
-    Accepted { socket: SocketId, peer: SocketAddr },
+    /// `has_more`: as many bytes as asked for, and the next receive does not come back empty.
+    Received {
+        count: u32,
+        has_more: bool,
+    },
+    Accepted {
+        socket: SocketId,
+        peer: SocketAddr,
+    },
     Storage(StorageState),
 }
 
@@ -136,7 +144,7 @@ impl Output {
     /// The count of an op that moves bytes; 0 for any other.
     pub fn bytes(self) -> u32 {
         match self {
-            Self::Bytes(count) => count,
+            Self::Bytes(count) | Self::Received { count, .. } => count,
             Self::Done | Self::Accepted { .. } | Self::Storage(_) => 0,
         }
     }

@@ -198,8 +198,7 @@ impl Worker {
                 match what {
                     SocketOp::Readable => self.on_readable(now, slot, completion.result.is_ok()),
                     SocketOp::Recv => {
-                        let count = completion.result.map(Output::bytes);
-                        self.on_received(now, slot, count);
+                        self.on_received(now, slot, completion.result);
                     }
                     SocketOp::Send => {
                         let count = completion.result.map(Output::bytes);

@@ -52,6 +52,10 @@ pub(super) fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<Output, Errno>
 }
 
 pub(super) fn recv_now(socket: impl AsFd, buffer: &mut [u8]) -> Result<Output, Errno> {
+    let length = buffer.len();
     let received = retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::DONTWAIT));
-    received.map(|(_, count)| output_bytes(count)).map_err(errno)
+    let (_, count) = received.map_err(errno)?;
+    // Asked only where it is not clear.
+    let has_more = count == length && rustix::io::ioctl_fionread(&socket).is_ok_and(|it| it > 0);
+    Ok(Output::Received { count: output_bytes(count).bytes(), has_more })
 }

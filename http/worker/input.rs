@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Instant;
 
 use engine::limits::RECEIVE_BUFFER_BYTES;
-use engine::op::Errno;
+use engine::op::{Errno, Output};
 use engine::store::Room;
 use tracing::error;
 
@@ -12,13 +12,14 @@ use super::Worker;
 use crate::connection::{Event, Wants};
 
 impl Worker {
-    pub(super) fn on_received(&mut self, now: Instant, slot: u32, count: Result<u32, Errno>) {
+    pub(super) fn on_received(&mut self, now: Instant, slot: u32, result: Result<Output, Errno>) {
         self.clients.at(slot).is_receiving = false;
         if let Some(upload) = self.upload_of(slot) {
             self.store.on_received(upload);
         }
         let client = self.clients.at(slot);
-        match count {
+        let has_more = matches!(result, Ok(Output::Received { has_more: true, .. }));
+        match result.map(Output::bytes) {
             _ if client.is_dead => self.close_if_quiet(slot),
             Err(Errno::EAGAIN) => self.pump(now, slot),
             Err(_) => self.bury(now, slot),
@@ -30,7 +31,12 @@ impl Worker {
                 let buffer = std::mem::take(&mut self.receive_buffer);
                 self.on_input(now, slot, &buffer[..count as usize]);
                 self.receive_buffer = buffer;
-                self.flush_for_acks(now, slot);
+                // What comes next makes larger writes of what acknowledgements wait for. A client
+                // that may send no more before it is acknowledged has nothing to wait for.
+                let wants_more = self.clients.at(slot).connection.wants() == Wants::FileBytes;
+                if !(has_more && wants_more) {
+                    self.flush_for_acks(now, slot);
+                }
                 self.on_store_events(now);
                 self.pump(now, slot);
             }

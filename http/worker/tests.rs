@@ -71,7 +71,7 @@ impl Harness {
                     let count = self.input.len();
                     self.worker.receive_buffer()[..count].copy_from_slice(&self.input);
                     self.input.clear();
-                    Output::Bytes(count as u32)
+                    Output::Received { count: count as u32, has_more: false }
                 }
                 Op::Send { bytes, .. } => {
                     self.output.extend_from_slice(&bytes);

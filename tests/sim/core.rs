@@ -278,7 +278,7 @@ impl Core {
             return Err(ECONNRESET);
         }
         if it.is_shut || pipe.up.has_ended() {
-            return Ok(Output::Bytes(0));
+            return Ok(Output::Received { count: 0, has_more: false });
         }
         let most = pipe.up.len().min(length_bytes as usize);
         if most == 0 || rng.chance(3) {
@@ -286,12 +286,13 @@ impl Core {
         }
         let count = if rng.chance(60) { most } else { rng.within(1..most + 1) };
         let bytes = pipe.up.take(count);
+        let has_more = count == length_bytes as usize && pipe.up.len() > 0;
         let buffer = self.worker.receive_buffer();
         buffer[..count].copy_from_slice(&bytes);
         // What was there before is not to be looked at.
         let stale = buffer.len().min(count + 64);
         buffer[count..stale].fill(0xaa);
-        Ok(Output::Bytes(count as u32))
+        Ok(Output::Received { count: count as u32, has_more })
     }
 
     fn shut(&mut self, socket: SocketId, how: Direction, kernel: &mut Kernel) {

@@ -330,7 +330,7 @@ impl Machine for Puppet {
                 };
                 self.in_flight.remove(&number);
                 let received = match (what, result) {
-                    (SocketOp::Recv, Ok(Output::Bytes(count))) => {
+                    (SocketOp::Recv, Ok(Output::Received { count, .. })) => {
                         self.receive_buffer[..count as usize].to_vec()
                     }
                     _ => Vec::new(),
