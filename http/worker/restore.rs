@@ -28,7 +28,9 @@ impl Worker {
         let RecoveredTicket { record, place } = recovered;
         let (id, length_bytes) = (record.id, record.length_bytes);
         let is_receiving = record.state == RecordState::Receiving;
-        let needs_file = is_receiving || record.state == RecordState::Arrived;
+        // A browser had come, and the record of that had not: the next one finds its file made.
+        let is_begun = record.state == RecordState::Issued && place == FilePlace::Parts;
+        let needs_file = is_receiving || is_begun || record.state == RecordState::Arrived;
         let is_apps = record.state == RecordState::Finished && !record.remove_when_finished;
         // A file leaves the parts when it is complete and synced, whatever its record says.
         let is_partial = is_receiving && place != FilePlace::Arrived;

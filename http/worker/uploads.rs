@@ -101,7 +101,7 @@ impl Worker {
         let is_first = ticket.state == State::Issued;
         if is_first {
             ticket.state = State::Receiving;
-            ticket.upload = Some(self.store.insert(id, length_bytes));
+            ticket.upload.get_or_insert_with(|| self.store.insert(id, length_bytes));
         }
         let is_receiving = ticket.state == State::Receiving;
         let upload = ticket.upload;
