@@ -165,7 +165,9 @@ impl Upload {
 
     /// Without syncs, a failed one takes bytes that were acknowledged.
     fn may_have_lost(&self, disk: &Disk) -> bool {
-        !self.is_synced && disk.has_lost(&self.ticket.expect("a ticket").to_string())
+        let name = self.ticket.expect("a ticket").to_string();
+        // A sync that fails takes what was never synced: bytes, and records of them.
+        !self.is_synced && (disk.has_lost(&name) || disk.has_failed())
     }
 
     fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
