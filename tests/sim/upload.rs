@@ -132,7 +132,10 @@ impl Upload {
     pub(crate) fn on_error(&mut self, code: u64, disk: &Disk) {
         let is_right = match code {
             STORAGE_FAILED => disk.has_failed(),
-            TICKET_UNKNOWN | UPLOAD_OVER => self.is_cancelled() || self.may_time_out,
+            // One that sent too much may not have heard so.
+            TICKET_UNKNOWN | UPLOAD_OVER => {
+                self.is_cancelled() || self.may_time_out || self.plan == Plan::SendTooMuch
+            }
             FILE_LONGER_THAN_DECLARED => self.plan == Plan::SendTooMuch,
             CANCELLED_BY_BACKEND => self.was_cancel_asked,
             _ => false,
