@@ -17,10 +17,14 @@ use crate::buffer::Slice;
 /// op that waits for a peer, shut its socket down.
 #[derive(Debug)]
 pub enum Op<M> {
-    /// Take one connection from the core's listener. Completes with [`Output::Accepted`]. One at a
+    /// Take one connection from the core's listeners. Completes with [`Output::Accepted`]. One at a
     /// time; the only op that may still wait when the machine is stopped. After an error (`EMFILE`)
     /// the connection is still there, so ask again later, not at once.
     Accept,
+    /// Take back an `Accept` that waits: connections stay where they are, for whoever accepts from
+    /// the same socket. The `Accept` then has no completion, unless that is on its way. No completion
+    /// of its own.
+    CancelAccept,
     /// Wait until `socket` has bytes, has ended or has failed. Completes with [`Output::Done`].
     Readable { socket: SocketId },
     /// Receive what is there, at most `length_bytes`, into [`Machine::receive_buffer`]. Never

@@ -23,6 +23,8 @@ pub struct Connection {
     out: BytesMut,
     /// The last byte has been written: when it is sent, the connection ends.
     is_ending: bool,
+    /// The next answer is the last one.
+    is_draining: bool,
 }
 
 /// What the client wants, in order.
@@ -106,7 +108,7 @@ struct Upload {
 
 impl Connection {
     pub fn new() -> Self {
-        Self { phase: Phase::Head, out: BytesMut::new(), is_ending: false }
+        Self { phase: Phase::Head, out: BytesMut::new(), is_ending: false, is_draining: false }
     }
 
     /// Pulls the next event off the front of `input`. `None`: everything that can be read has been;
@@ -224,6 +226,11 @@ impl Connection {
             upload.session.on_closed(&mut self.out, code, reason);
         }
         self.is_ending = true;
+    }
+
+    /// The server stops: the next answer is the last one.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
     }
 
     /// Asks the client for a sign of life, unless the last byte has been written.
@@ -410,6 +417,7 @@ impl Connection {
 
     fn respond(&mut self, date: &str, response: &Response, asked: Asked) {
         let Asked { head_only, minor_version, keep_alive } = asked;
+        let keep_alive = keep_alive && !self.is_draining;
         let options = EncodeOptions { head_only, close: !keep_alive, minor_version, date };
         response.encode(&mut self.out, options);
         self.is_ending |= !keep_alive;
@@ -486,7 +494,7 @@ mod tests {
 
     fn router() -> Router {
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false }
+        Router { library, backend_behind_proxy: false, is_draining: false }
     }
 
     /// Hands `bytes` in and says what came of it, in words.

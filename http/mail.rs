@@ -31,7 +31,11 @@ pub enum Mail {
     Client(Box<MovedClient>),
     /// Core to control: nothing can be recorded any more, so the server has to end.
     JournalFailed { from: CoreId, errno: Errno },
-    /// Server to every core: end what can be ended, then stop.
+    /// Server to every core: accept nobody, and let everybody go who is there.
+    Drain,
+    /// Core to control: nobody is left. It answers other cores until it is told to stop.
+    Drained { from: CoreId },
+    /// Server to every core: stop as soon as nothing is left to do. To the control thread: stop.
     Stop,
 }
 

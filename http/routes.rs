@@ -44,6 +44,8 @@ pub struct Router {
     pub library: Library,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// The server stops: the health route says so, and no upload begins.
+    pub is_draining: bool,
 }
 
 impl Router {
@@ -71,8 +73,13 @@ impl Router {
         match target {
             Target::Library => Route::Answer(self.library.response(head)),
             Target::Health => {
-                let response = Response::text(200, "ok");
+                let (status, text) = if self.is_draining { (503, "stopping") } else { (200, "ok") };
+                let response = Response::text(status, text);
                 Route::Answer(response.with_header("Cache-Control", "no-store"))
+            }
+            Target::UploadWs if self.is_draining => {
+                let response = Response::text(503, "the server is stopping; come back at once");
+                Route::Answer(response.with_header("Retry-After", "1"))
             }
             Target::UploadWs => Route::Upload,
             Target::NewUpload | Target::CancelUpload | Target::FinishUpload => {
@@ -258,7 +265,8 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let (head, _) = parse_head(text.as_bytes(), &Default::default()).unwrap().unwrap();
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false }.route(&head, body.as_bytes())
+        Router { library, backend_behind_proxy: false, is_draining: false }
+            .route(&head, body.as_bytes())
     }
 
     fn answer(line: &str, fields: &str, body: &str) -> (u16, String) {

@@ -81,6 +81,8 @@ pub enum ServerError {
 enum Notice {
     /// The core's worker is made.
     CoreReady,
+    /// Nobody is left at this core.
+    Drained,
     CoreEnded {
         core: CoreId,
         result: io::Result<()>,
@@ -149,7 +151,7 @@ impl Server {
             let cpu = cpus[usize::from(core.0) % cpus.len()];
             let to_control = control_sender.clone();
             let setup = Setup {
-                listener,
+                listeners: vec![listener],
                 mailbox,
                 cores: cores.clone(),
                 control: Box::new(control_mail(to_control, notifier.clone())),
@@ -212,7 +214,7 @@ impl Server {
     /// # Errors
     /// A core could not go on.
     pub fn run(mut self) -> Result<(), ServerError> {
-        let mut running = self.cores.len();
+        let (mut running, mut draining) = (self.cores.len(), self.cores.len());
         let mut deadline: Option<Instant> = None;
         while running > 0 {
             let patience = match deadline {
@@ -226,8 +228,15 @@ impl Server {
                 }
                 Some(Notice::Stop) if deadline.is_none() => {
                     tracing::info!("stopping");
-                    self.cores.iter().for_each(|it| it.send(Mail::Stop));
+                    self.cores.iter().for_each(|it| it.send(Mail::Drain));
                     deadline = Some(Instant::now() + STOP_PATIENCE);
+                }
+                Some(Notice::Drained) => {
+                    draining -= 1;
+                    // Cores ask each other until the last one is done.
+                    if draining == 0 {
+                        self.cores.iter().for_each(|it| it.send(Mail::Stop));
+                    }
                 }
                 Some(Notice::Stop | Notice::CoreReady) => {}
                 None if deadline.is_none() => self.orphans.collect(SystemTime::now()),
@@ -285,12 +294,15 @@ impl Stopper {
     }
 }
 
-/// What cores send to the control thread. That the server has to end is not its business.
+/// What cores send to the control thread. What is about the server's end is not its business.
 fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
     move |mail| match mail {
         Mail::JournalFailed { from, errno } => {
             let error = io::Error::from_raw_os_error(errno.0);
             let _ = notifier.send(Notice::CoreEnded { core: from, result: Err(error) });
+        }
+        Mail::Drained { .. } => {
+            let _ = notifier.send(Notice::Drained);
         }
         mail => control.send(mail),
     }

@@ -4,10 +4,11 @@
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
 //! `uploads` (from a claim to a stored file), `backend` (what web apps ask, and what they are
 //! told), `journal` (what waits until it is recorded), `restore` (what an earlier run left), `watch`
-//! (whether the storage is still there).
+//! (whether the storage is still there), `drain` (the end).
 
 mod backend;
 mod clients;
+mod drain;
 mod input;
 mod journal;
 mod restore;
@@ -33,6 +34,7 @@ use engine::tickets::Tickets;
 
 use backend::HeldFinish;
 use clients::Clients;
+use drain::Drain;
 use journal::Then;
 pub use restore::RecoveredTicket;
 use watch::Watch;
@@ -63,7 +65,10 @@ pub struct Worker {
     receive_buffer: Vec<u8>,
     /// For responses, and the time it belongs to.
     date: (Instant, String),
+    drain: Option<Drain>,
     is_stopping: bool,
+    /// Callbacks whose answer is to come.
+    calls_in_flight: u32,
 }
 
 /// What a worker is told at start. Nothing in it changes afterwards.
@@ -120,6 +125,7 @@ impl Worker {
         let router = Router {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
+            is_draining: false,
         };
         let recovered = std::mem::take(&mut config.recovered);
         let journal = JournalConfig {
@@ -144,7 +150,9 @@ impl Worker {
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
+            drain: None,
             is_stopping: false,
+            calls_in_flight: 0,
             config,
         };
         worker.restore(now, recovered);
@@ -215,14 +223,22 @@ impl Worker {
     fn on_mail(&mut self, now: Instant, mail: Mail) {
         match mail {
             Mail::CallbackAnswer { ticket, attempt, answer } => {
+                self.calls_in_flight -= 1;
                 self.on_callback_answer(now, ticket, attempt, answer);
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
-            Mail::Stop => self.stop(now),
+            Mail::Drain => self.start_drain(now),
+            Mail::Stop => {
+                self.is_stopping = true;
+                self.start_drain(now);
+            }
             // Every hand-over comes round by its own schedule.
             Mail::HostBack { .. } => {}
-            Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
+            Mail::Callback { .. }
+            | Mail::Drained { .. }
+            | Mail::JournalFailed { .. }
+            | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }
         }
@@ -236,10 +252,10 @@ impl Worker {
         &self.date.1
     }
 
-    fn stop(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.is_stopping, true) {
-            self.close_all(now);
-        }
+    /// Nothing is to be written, asked or started.
+    fn is_quiet(&self) -> bool {
+        let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
+        is_quiet && self.ops.is_empty()
     }
 }
 
@@ -266,6 +282,7 @@ impl Machine for Worker {
         self.on_ticket_timeouts(now);
         self.on_held_timeouts(now);
         self.on_watch_timeout(now);
+        self.on_drain_timeout(now);
         self.journal.on_timeout(now);
         self.on_journal_events(now);
         self.pump_due(now);
@@ -275,7 +292,8 @@ impl Machine for Worker {
         let op = self.store.poll_op().or_else(|| self.ops.pop_front());
         // Only then what is to be sent: the acknowledgements of a whole turn go out together. Last
         // the journal, which writes the records of a whole turn at once.
-        op.or_else(|| self.poll_send()).or_else(|| self.poll_journal())
+        let op = op.or_else(|| self.poll_send()).or_else(|| self.poll_journal());
+        op.or_else(|| self.poll_drained())
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
@@ -287,6 +305,7 @@ impl Machine for Worker {
             self.journal.poll_timeout(),
             self.watch.check_at,
             held,
+            self.drain.as_ref().map(|it| it.check_at),
         ];
         timeouts.into_iter().flatten().min()
     }
@@ -301,8 +320,7 @@ impl Machine for Worker {
 
     /// A connection that may still be accepted does not count.
     fn is_stopped(&self) -> bool {
-        let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
-        self.is_stopping && self.clients.is_empty() && is_quiet && self.ops.is_empty()
+        self.is_stopping && self.clients.is_empty() && self.is_quiet()
     }
 }
 

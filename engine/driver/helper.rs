@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
 use rustix::io::Errno as OsError;
@@ -16,13 +16,14 @@ use super::directory::StorageDir;
 use super::mailbox::{Parcel, Sender};
 use crate::op::{Completion, Errno, FileId, OpenHow, Output, Token};
 
-/// A handle to the helper threads; clone it for every core. They end with the last handle.
+/// A handle to the helper threads; clone it for every core. They end with the last handle: who drops
+/// it waits for them.
 #[derive(Clone, Debug)]
 pub struct Helper {
-    calls: mpsc::Sender<Job>,
+    calls: Arc<Workers>,
     storage: Arc<StorageDir>,
     /// Under epoll only.
-    writers: Option<mpsc::Sender<Job>>,
+    writers: Option<Arc<Workers>>,
 }
 
 impl Helper {
@@ -35,9 +36,9 @@ impl Helper {
     pub fn start(backend: Backend, storage: Arc<StorageDir>) -> io::Result<Self> {
         let writers = match backend {
             Backend::IoUring => None,
-            Backend::Epoll => Some(start_threads("writer", WRITER_COUNT)?),
+            Backend::Epoll => Some(Arc::new(Workers::start("writer", WRITER_COUNT)?)),
         };
-        Ok(Self { calls: start_threads("helper", 1)?, storage, writers })
+        Ok(Self { calls: Arc::new(Workers::start("helper", 1)?), storage, writers })
     }
 
     pub(super) fn call<M>(&self, token: Token, call: Call, answer_to: &Sender<M>)
@@ -45,8 +46,7 @@ impl Helper {
         M: Send + 'static,
     {
         let (storage, answer_to) = (self.storage.clone(), answer_to.clone());
-        let sent = self.calls.send(Box::new(move || answer_to.put(call.run(&storage, token))));
-        assert!(sent.is_ok(), "the helper thread lives as long as its handles");
+        self.calls.run(Box::new(move || answer_to.put(call.run(&storage, token))));
     }
 
     /// Runs `io` on a writer.
@@ -60,10 +60,9 @@ impl Helper {
     {
         let writers = self.writers.as_ref().expect("started for epoll");
         let answer_to = answer_to.clone();
-        let sent = writers.send(Box::new(move || {
+        writers.run(Box::new(move || {
             answer_to.put(Parcel::Completion(Completion { token, result: io() }));
         }));
-        assert!(sent.is_ok(), "the writers live as long as their handles");
     }
 }
 
@@ -141,23 +140,49 @@ pub(super) fn output_bytes(count: usize) -> Output {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-fn start_threads(name: &str, count: usize) -> io::Result<mpsc::Sender<Job>> {
-    let (sender, receiver) = mpsc::channel::<Job>();
-    let receiver = Arc::new(Mutex::new(receiver));
-    for _ in 0..count {
-        let receiver = receiver.clone();
-        thread::Builder::new().name(name.into()).spawn(move || {
-            loop {
-                // One thread waits at the queue, the others for their turn.
-                let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                match job {
-                    Ok(job) => job(),
-                    Err(mpsc::RecvError) => break,
+/// Threads at one queue.
+#[derive(Debug)]
+struct Workers {
+    /// Until they are to end.
+    queue: Option<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    fn start(name: &str, count: usize) -> io::Result<Self> {
+        let (sender, receiver) = mpsc::channel::<Job>();
+        let receiver = Arc::new(Mutex::new(receiver));
+        let mut it = Self { queue: Some(sender), threads: Vec::new() };
+        for _ in 0..count {
+            let receiver = receiver.clone();
+            it.threads.push(thread::Builder::new().name(name.into()).spawn(move || {
+                loop {
+                    // One thread waits at the queue, the others for their turn.
+                    let job = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                    match job {
+                        Ok(job) => job(),
+                        Err(mpsc::RecvError) => break,
+                    }
                 }
-            }
-        })?;
+            })?);
+        }
+        Ok(it)
     }
-    Ok(sender)
+
+    fn run(&self, job: Job) {
+        let sent = self.queue.as_ref().map(|it| it.send(job));
+        assert!(matches!(sent, Some(Ok(()))), "the threads live as long as their handles");
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        for thread in self.threads.drain(..) {
+            // Nobody waits any more for what one that panicked has left undone.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Two keep a disk busy that one core writes to; more would only reorder.

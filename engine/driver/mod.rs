@@ -8,6 +8,7 @@
 mod alarm;
 mod directory;
 mod helper;
+mod inherited;
 mod lease;
 mod mailbox;
 mod monoio;
@@ -26,6 +27,7 @@ use std::str::FromStr;
 
 pub use self::directory::{StorageDir, sync_directory};
 pub use self::helper::Helper;
+pub use self::inherited::inherited_listeners;
 pub use self::mailbox::{Receiver, Sender, mailbox};
 pub use self::probe_direct::{DirectSupport, WhyBuffered, probe_direct};
 pub use self::probe_sync::{SyncProbe, probe_dsync};
@@ -35,8 +37,8 @@ use crate::op::Machine;
 /// What a core runs with.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct Setup<M> {
-    /// The core's own listener.
-    pub listener: TcpListener,
+    /// Where the core accepts; others may accept from the same sockets.
+    pub listeners: Vec<TcpListener>,
     /// The core's own mailbox.
     pub mailbox: Receiver<M>,
     /// How to reach every core, this one too. Index: core.

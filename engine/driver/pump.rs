@@ -27,7 +27,7 @@ use super::helper::{Call, Helper, errno, io_errno, read_at, write_at};
 use super::lease::Lease;
 use super::mailbox::{Parcel, Receiver, Sender};
 use super::slots::Slots;
-use super::sockets::{Accepted, accept, recv_now, send_now};
+use super::sockets::{Listeners, recv_now, send_now};
 use crate::op::{
     Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, OpenHow, Output,
     SocketId, Token,
@@ -83,11 +83,12 @@ pub(super) struct Pump<W: Machine, K: Kernel> {
     control: Box<dyn Fn(W::Mail) + Send>,
     helper: Helper,
     hub: Rc<Hub<W::Mail>>,
-    listener: Rc<K::Socket>,
-    /// Waits for mail and, if the machine wants one, for a connection. Both may still wait when the
-    /// machine stops; they are not tasks, because monoio keeps tasks that wait, and what they hold.
+    /// What waits for mail and for connections is no task: it may still wait when the machine stops,
+    /// and monoio keeps tasks that wait, and what they hold.
     mail: Waiting<Infallible>,
-    accept: Option<(Token, Waiting<Accepted>)>,
+    listeners: Listeners<K>,
+    /// The machine wants a connection.
+    accept: Option<Token>,
     sockets: Slots<K::Socket>,
     files: Vec<Option<File<K>>>,
     /// Completions of what was done on the spot.
@@ -106,9 +107,8 @@ struct File<K: Kernel> {
 impl<W: Machine, K: Kernel> Pump<W, K> {
     /// In the runtime's context.
     pub(super) fn new(machine: W, kernel: K, setup: Setup<W::Mail>) -> io::Result<Self> {
-        let Setup { listener, mailbox, cores, control, helper, backend: _ } = setup;
-        listener.set_nonblocking(true)?;
-        let listener = Rc::new(K::adopt_socket(listener.into())?);
+        let Setup { listeners, mailbox, cores, control, helper, backend: _ } = setup;
+        let listeners = Listeners::new(listeners)?;
         let bell = Rc::new(K::adopt_socket(fcntl_dupfd_cloexec(mailbox.bell(), 0)?)?);
         let hub = Rc::new(Hub {
             parcels: RefCell::default(),
@@ -123,8 +123,8 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             control,
             helper,
             hub,
-            listener,
             mail,
+            listeners,
             accept: None,
             sockets: Slots::default(),
             files: Vec::new(),
@@ -140,7 +140,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
         loop {
             self.start_ops();
             if self.machine.is_stopped() && self.in_flight_count == 0 {
-                break;
+                break self.unlock_files();
             }
             alarm.set(self.machine.poll_timeout());
             poll_fn(|cx| self.poll_parcels(cx, &mut alarm, &mut batch)).await;
@@ -154,6 +154,12 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
         }
     }
 
+    /// The runtime closes descriptors when it comes to it; the next run on the same directory may be
+    /// in this process, and at once.
+    fn unlock_files(&self) {
+        self.files.iter().flatten().filter(|it| it.is_locked).for_each(|it| unlock(&*it.file));
+    }
+
     /// Ready when something has happened or the time has come.
     fn poll_parcels(
         &mut self,
@@ -162,10 +168,10 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
         batch: &mut Vec<Parcel<W::Mail>>,
     ) -> Poll<()> {
         let Poll::Pending = self.mail.as_mut().poll(cx);
-        if let Some((token, accept)) = &mut self.accept
-            && let Poll::Ready(result) = accept.as_mut().poll(cx)
+        if let Some(token) = self.accept
+            && let Poll::Ready(result) = self.listeners.poll_accept(cx)
         {
-            batch.push(Parcel::Accepted { token: *token, result });
+            batch.push(Parcel::Accepted { token, result });
             self.accept = None;
         }
         batch.append(&mut self.hub.parcels.borrow_mut());
@@ -194,10 +200,10 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
     fn start(&mut self, token: Token, op: Op<W::Mail>) {
         match op {
             Op::Accept => {
-                let before =
-                    self.accept.replace((token, Box::pin(accept::<K>(self.listener.clone()))));
+                let before = self.accept.replace(token);
                 assert!(before.is_none(), "one Accept at a time");
             }
+            Op::CancelAccept => self.accept = None,
             Op::Readable { socket } => {
                 let ready = K::ready(self.sockets.at(socket.0).clone(), Wait::Read);
                 self.spawn(token, async { ready.await.map(|()| Output::Done) });
@@ -420,4 +426,4 @@ async fn take_mail<K: Kernel, M>(
     }
 }
 
-type Waiting<T> = Pin<Box<dyn Future<Output = T>>>;
+pub(super) type Waiting<T> = Pin<Box<dyn Future<Output = T>>>;

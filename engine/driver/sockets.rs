@@ -1,36 +1,82 @@
 //! System calls on sockets. None of them ever waits: whoever would have to polls first.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use rustix::io::Errno as OsError;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags};
 
 use super::helper::{errno, output_bytes, retry};
-use super::pump::{Kernel, Wait};
+use super::pump::{Kernel, Wait, Waiting};
 use crate::op::{Errno, Output};
 
-pub(super) type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
+type Accepted = Result<(OwnedFd, SocketAddr), Errno>;
 
-/// Waits for a connection and takes it.
-pub(super) async fn accept<K: Kernel>(listener: Rc<K::Socket>) -> Accepted {
-    loop {
-        K::ready(listener.clone(), Wait::Read).await?;
-        match accept_now(&*listener) {
-            Err(OsError::AGAIN | OsError::INTR) => {}
-            // These are errors of one connection, which is gone (accept(2), "Error handling").
-            Err(
-                OsError::CONNABORTED
-                | OsError::PROTO
-                | OsError::NOPROTOOPT
-                | OsError::NETDOWN
-                | OsError::NETUNREACH
-                | OsError::HOSTDOWN
-                | OsError::HOSTUNREACH
-                | OsError::OPNOTSUPP,
-            ) => {}
-            result => return result.map_err(errno),
+/// Where a core accepts. The sockets may be other cores' as well: who is too late finds nothing and
+/// waits again.
+pub(super) struct Listeners<K: Kernel> {
+    listeners: Vec<Listener<K>>,
+    /// Which is looked at first, so that none has to wait for the others.
+    next: usize,
+}
+
+struct Listener<K: Kernel> {
+    socket: Rc<K::Socket>,
+    ready: Option<Waiting<Result<(), Errno>>>,
+}
+
+impl<K: Kernel> Listeners<K> {
+    pub(super) fn new(listeners: Vec<TcpListener>) -> io::Result<Self> {
+        let adopted = listeners.into_iter().map(|it| {
+            it.set_nonblocking(true)?;
+            Ok(Listener { socket: Rc::new(K::adopt_socket(it.into())?), ready: None })
+        });
+        Ok(Self { listeners: adopted.collect::<io::Result<_>>()?, next: 0 })
+    }
+
+    /// Takes a connection, if one is there. Whoever asks no more leaves them all where they are.
+    pub(super) fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
+        let count = self.listeners.len();
+        for index in (self.next..self.next + count).map(|it| it % count) {
+            if let Poll::Ready(accepted) = self.listeners[index].poll_accept(cx) {
+                self.next = index + 1;
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl<K: Kernel> Listener<K> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Accepted> {
+        loop {
+            let socket = &self.socket;
+            let ready =
+                self.ready.get_or_insert_with(|| Box::pin(K::ready(socket.clone(), Wait::Read)));
+            let result = std::task::ready!(ready.as_mut().poll(cx));
+            self.ready = None;
+            if let Err(errno) = result {
+                return Poll::Ready(Err(errno));
+            }
+            match accept_now(&**socket) {
+                // Another core was faster.
+                Err(OsError::AGAIN | OsError::INTR) => {}
+                // These are errors of one connection, which is gone (accept(2), "Error handling").
+                Err(
+                    OsError::CONNABORTED
+                    | OsError::PROTO
+                    | OsError::NOPROTOOPT
+                    | OsError::NETDOWN
+                    | OsError::NETUNREACH
+                    | OsError::HOSTDOWN
+                    | OsError::HOSTUNREACH
+                    | OsError::OPNOTSUPP,
+                ) => {}
+                result => return Poll::Ready(result.map_err(errno)),
+            }
         }
     }
 }

@@ -9,16 +9,17 @@ use engine::buffer::Memory;
 use engine::durability::Durability;
 use engine::journal::{CommitSync, NewFile, Side};
 use engine::limits::{BLOCK_BYTES, RECEIVE_BUFFER_BYTES};
-use engine::op::{Event, Op, Token};
+use engine::op::{Address, Event, Op, Token};
 use rustix::process::{Pid, Signal, kill_process};
 use signal_hook::consts::SIGABRT;
 
 use super::*;
 use crate::config::{Home, Layers};
 
-/// Waits for [`Mail::Stop`], and ends then unless it is stuck.
+/// Ends when it is told to, unless it is stuck: then it never says that it has drained.
 struct Idle {
     is_stuck: bool,
+    is_draining: bool,
     is_stopped: bool,
     memory: Memory,
     receive_buffer: Vec<u8>,
@@ -28,6 +29,7 @@ impl Idle {
     fn new(is_stuck: bool) -> io::Result<Self> {
         Ok(Self {
             is_stuck,
+            is_draining: false,
             is_stopped: false,
             memory: Memory::new(BLOCK_BYTES as usize)?,
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
@@ -39,15 +41,19 @@ impl Machine for Idle {
     type Mail = Mail;
 
     fn on_event(&mut self, _: Instant, event: Event<Mail>) {
-        if matches!(event, Event::Mail(Mail::Stop)) {
-            self.is_stopped = !self.is_stuck;
+        match event {
+            Event::Mail(Mail::Drain) => self.is_draining = !self.is_stuck,
+            Event::Mail(Mail::Stop) => self.is_stopped = true,
+            _ => {}
         }
     }
 
     fn on_timeout(&mut self, _: Instant) {}
 
     fn poll_op(&mut self) -> Option<(Token, Op<Mail>)> {
-        None
+        let mail = Mail::Drained { from: CoreId(0) };
+        let drained = Op::Post { to: Address::Control, mail };
+        std::mem::take(&mut self.is_draining).then_some((Token::None, drained))
     }
 
     fn poll_timeout(&self) -> Option<Instant> {

@@ -175,9 +175,6 @@ impl Worker {
     }
 
     fn new_upload(&mut self, now: Instant, id: TicketId, new: NewUpload) -> Answered {
-        if self.is_stopping {
-            return (None, Response::text(503, "the server is stopping"));
-        }
         if let Some(refusal) = self.refuse_for_storage() {
             return (None, refusal);
         }
@@ -264,7 +261,11 @@ impl Worker {
         }
     }
 
+    /// A server that stops leaves it to the next one.
     pub(super) fn call(&mut self, id: TicketId) {
+        if self.is_draining() {
+            return;
+        }
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         let State::Telling { outcome, phase } = &mut ticket.state else { return };
         *phase = Telling::Calling;

@@ -77,9 +77,7 @@ impl Worker {
             let (_, then) = self.awaiting.pop_front().expect("there is a front");
             match then {
                 Then::Reply(reply_to, response) => self.reply(now, reply_to, response),
-                // A server that stops leaves it to the next one.
-                Then::Call(id) if !self.is_stopping => self.call(id),
-                Then::Call(_) => {}
+                Then::Call(id) => self.call(id),
                 Then::Revoke(key) => {
                     if let Some(client) = self.clients.get_mut(key) {
                         client.connection.on_revoked("cancelled by the web app");

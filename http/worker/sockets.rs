@@ -9,6 +9,7 @@ use engine::tickets::ClientKey;
 use tracing::{debug, error};
 
 use super::Worker;
+use super::drain::STOPPING;
 use crate::codec::close_code;
 use crate::codec::response::Response;
 use crate::connection::{Pace, Wants};
@@ -17,9 +18,10 @@ use crate::mail::{Mail, MovedClient};
 
 impl Worker {
     pub(super) fn accept(&mut self) {
+        let is_draining = self.is_draining();
         let clients = &mut self.clients;
         let is_wanted = !clients.is_accepting
-            && !self.is_stopping
+            && !is_draining
             && clients.accept_at.is_none()
             && clients.count < clients.count_max as usize;
         if is_wanted {
@@ -31,9 +33,6 @@ impl Worker {
     pub(super) fn on_accepted(&mut self, now: Instant, result: Result<Output, Errno>) {
         self.clients.is_accepting = false;
         match result {
-            Ok(Output::Accepted { socket, .. }) if self.is_stopping => {
-                self.ops.push_back((Token::None, Op::Close { socket }));
-            }
             Ok(Output::Accepted { socket, peer }) => {
                 let slot = self.clients.insert(now, socket, peer);
                 self.pump(now, slot);
@@ -62,7 +61,7 @@ impl Worker {
         client.connection = connection;
         client.is_input_blocked = !input.is_empty();
         client.input = input;
-        if self.is_stopping {
+        if self.drain.is_some() {
             client.connection.close(close_code::GOING_AWAY, STOPPING);
         } else {
             let key = self.clients.key(slot);
@@ -127,6 +126,10 @@ impl Worker {
 
     /// Does for a client whatever can be done: read what was kept, receive, poll, end.
     pub(super) fn pump(&mut self, now: Instant, slot: u32) {
+        let is_draining = self.is_draining();
+        if is_draining && self.clients.find(slot).is_some() {
+            self.drain_client(now, slot);
+        }
         loop {
             let Some(client) = self.clients.find(slot) else { return };
             if client.is_dead {
@@ -145,7 +148,11 @@ impl Worker {
             if client.is_ended {
                 return;
             }
-            let wants = client.connection.wants();
+            // Who drains takes nothing new from an upload.
+            let wants = match client.connection.wants() {
+                Wants::FileBytes if is_draining => Wants::Nothing,
+                wants => wants,
+            };
             if client.is_input_blocked && wants != Wants::Nothing {
                 if !self.read_kept_input(now, slot) {
                     return;
@@ -262,27 +269,16 @@ impl Worker {
         }
     }
 
-    /// The server stops: everybody may come back later.
-    pub(super) fn close_all(&mut self, now: Instant) {
-        for slot in self.clients.slots() {
-            if self.clients.find(slot).is_some() {
-                self.detach(now, slot);
-                self.clients.at(slot).moving = None;
-                self.clients.at(slot).connection.close(close_code::GOING_AWAY, STOPPING);
-                self.pump_later(self.clients.key(slot));
-            }
-        }
-    }
-
     fn token(&self, slot: u32, what: SocketOp) -> Token {
         Token::Socket { slot, generation: self.clients.key(slot).generation, what }
     }
 
     pub(super) fn post(&mut self, to: Address, mail: Mail) {
+        if let Mail::Callback { .. } = mail {
+            self.calls_in_flight += 1;
+        }
         self.ops.push_back((Token::None, Op::Post { to, mail }));
     }
 }
-
-const STOPPING: &str = "the server is stopping";
 
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);

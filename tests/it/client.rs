@@ -189,6 +189,11 @@ impl Client {
         }
     }
 
+    /// Chunks that are not acknowledged yet.
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.len()
+    }
+
     pub fn all_acks(&mut self) {
         while !self.in_flight.is_empty() {
             self.chunk_ack();

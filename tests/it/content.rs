@@ -29,15 +29,23 @@ impl Content {
 
     /// Panics with the first differing offset unless the file at `path` holds exactly this.
     pub fn assert_file(&self, path: &Path) {
-        let mut file =
+        let file =
             File::open(path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
         let length = file.metadata().expect("metadata").len();
         assert_eq!(length, self.length_bytes, "length of {}", path.display());
+        self.assert_begins(path, length);
+    }
+
+    /// Panics with the first differing offset unless the file at `path` begins with so many bytes of
+    /// this.
+    pub fn assert_begins(&self, path: &Path, length_bytes: u64) {
+        let mut file =
+            File::open(path).unwrap_or_else(|error| panic!("open {}: {error}", path.display()));
         let mut stored = vec![0; STEP_BYTES];
         let mut expected = vec![0; STEP_BYTES];
         let mut offset = 0;
-        while offset < self.length_bytes {
-            let step = (self.length_bytes - offset).min(STEP_BYTES as u64) as usize;
+        while offset < length_bytes {
+            let step = (length_bytes - offset).min(STEP_BYTES as u64) as usize;
             file.read_exact(&mut stored[..step]).expect("read the stored file");
             self.fill(offset, &mut expected[..step]);
             if stored[..step] != expected[..step] {

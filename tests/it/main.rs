@@ -21,6 +21,7 @@ mod backend_api;
 mod cancel;
 mod chaos;
 mod disk;
+mod drain;
 mod handover;
 mod http_framing;
 mod http_routes;

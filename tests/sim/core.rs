@@ -233,6 +233,7 @@ impl Core {
                     assert!(!self.accepting, "one accept at a time");
                     self.accepting = true;
                 }
+                Op::CancelAccept => self.accepting = false,
                 Op::Readable { socket } => {
                     assert!(!self.readables.iter().any(|it| it.1 == socket));
                     assert!(matches!(token, Token::Socket { what: SocketOp::Readable, .. }));

@@ -89,7 +89,7 @@ impl Cores {
             addresses.push(listener.local_addr().unwrap());
             let report = report.clone();
             let setup = Setup {
-                listener,
+                listeners: vec![listener],
                 mailbox,
                 cores: mailboxes.clone(),
                 control: Box::new(move |mail| {
