@@ -30,6 +30,8 @@ pub(crate) struct Server {
     pub(crate) run: u32,
     /// That of the last complete start.
     boot: u32,
+    /// Cores that somebody is left at, while it is told to stop.
+    draining_count: usize,
 }
 
 /// What is the same in all its runs.
@@ -60,7 +62,14 @@ impl Server {
             idle_timeout: Duration::from_secs(if rng.chance(10) { 30 } else { 12 * 3600 }),
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        Self { settings, cores: Vec::new(), loads: Arc::new([]), run: 0, boot: 0 }
+        Self {
+            settings,
+            cores: Vec::new(),
+            loads: Arc::new([]),
+            run: 0,
+            boot: 0,
+            draining_count: 0,
+        }
     }
 
     /// Tickets are short-lived in this world.
@@ -180,10 +189,23 @@ impl Server {
         self.cores[core_index(to)].deliver(control, Sent::Mail(mail));
     }
 
+    /// As the server does it: first nobody is left anywhere, then the cores end.
     pub(crate) fn ask_to_stop(&mut self) {
+        self.draining_count = self.cores.len();
+        self.mail_all(|| Mail::Drain);
+    }
+
+    pub(crate) fn on_drained(&mut self) {
+        self.draining_count -= 1;
+        if self.draining_count == 0 {
+            self.mail_all(|| Mail::Stop);
+        }
+    }
+
+    fn mail_all(&mut self, mail: impl Fn() -> Mail) {
         let server = self.cores.len() + 1;
         for core in &mut self.cores {
-            core.deliver(server, Sent::Mail(Mail::Stop));
+            core.deliver(server, Sent::Mail(mail()));
         }
     }
 

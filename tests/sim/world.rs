@@ -273,6 +273,7 @@ impl World {
                     assert!(self.kernel.disk.has_failed());
                     self.has_failed = true;
                 }
+                Mail::Drained { .. } => self.server.on_drained(),
                 other => panic!("not for the control thread: {other:?}"),
             }
         }
