@@ -137,6 +137,13 @@ impl TicketRecord {
     }
 }
 
+/// Cuts a text that others chose to the length of an error text, between two characters.
+pub fn shorten(text: &mut String) {
+    let ends = (0..=LAST_ERROR_BYTES_MAX.min(text.len())).rev();
+    let end = ends.into_iter().find(|it| text.is_char_boundary(*it));
+    text.truncate(end.unwrap_or(0));
+}
+
 /// Of the text that says why a try has failed.
 pub const LAST_ERROR_BYTES_MAX: usize = 200;
 

@@ -188,3 +188,15 @@ fn refuses_what_it_does_not_know() {
         assert_eq!(Record::decode(&mut bytes.as_slice()), Err(error), "at {at}");
     }
 }
+
+#[test]
+fn texts_are_cut_between_characters() {
+    for (before, after) in [(String::new(), 0), ("e".repeat(200), 200), ("é".repeat(101), 200)] {
+        let mut text = before;
+        shorten(&mut text);
+        assert_eq!(text.len(), after);
+    }
+    let mut text = format!("e{}", "é".repeat(100));
+    shorten(&mut text);
+    assert_eq!(text.len(), 199);
+}
