@@ -240,6 +240,7 @@ impl Worker {
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
             Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Stop => self.stop(now),
+            // Every hand-over comes round by its own schedule.
             Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }

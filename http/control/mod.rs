@@ -12,13 +12,12 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engine::handover::{Answer, Callback, Outcome};
+use engine::handover::{Answer, Callback, Outcome, host_of};
 use engine::op::CoreId;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
-use url::{Position, Url};
 
 use crate::config::format_duration;
 use crate::mail::Mail;
@@ -108,8 +107,11 @@ async fn answer_one<P: Fn(CoreId, Mail)>(shared: Arc<Shared<P>>, from: CoreId, c
     let call = shared.client.post(&callback.url, form, arrived);
     let answer = match tokio::time::timeout(shared.timeout, call).await {
         Ok(Ok(reply)) => answer::interpret(&callback.outcome, &reply),
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no answer within {}", format_duration(shared.timeout))),
+        Ok(Err(error)) => error.meaning(&callback.outcome),
+        Err(_) => {
+            let error = format!("no answer within {}", format_duration(shared.timeout));
+            Answer::Unreached { error, retry_after: None }
+        }
     };
     drop(permit);
     drop(slots);
@@ -118,18 +120,6 @@ async fn answer_one<P: Fn(CoreId, Mail)>(shared: Arc<Shared<P>>, from: CoreId, c
     let latency_ms = started.elapsed().as_millis() as u64;
     tracing::debug!(ticket = %ticket.short(), host, attempt, latency_ms, ?answer, "callback");
     (shared.post)(from, Mail::CallbackAnswer { ticket, attempt, answer });
-}
-
-fn failed(error: String) -> Answer {
-    Answer::Failed { error, retry_after: None }
-}
-
-/// Scheme, host and port; what cannot be read shares one row, and fails without a connection.
-fn host_of(url: &str) -> String {
-    let url = Url::parse(url).ok();
-    url.map_or_else(String::new, |it| {
-        format!("{}://{}", it.scheme(), &it[Position::BeforeHost..Position::AfterPort])
-    })
 }
 
 /// How many requests each web app may have at a time, so that one that hangs holds back only its
