@@ -128,7 +128,11 @@ impl Tickets {
     }
 
     /// The web app has the file, after it had answered `wait`.
-    pub fn check_finish(&self, id: TicketId, secret: Option<&str>) -> Result<Standing, TicketError> {
+    pub fn check_finish(
+        &self,
+        id: TicketId,
+        secret: Option<&str>,
+    ) -> Result<Standing, TicketError> {
         let ticket = match secret {
             None if self.get(id).is_some_and(|it| it.new.finish_without_secret) => &self.map[&id],
             secret => self.checked(id, secret.unwrap_or(""))?,

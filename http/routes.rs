@@ -87,12 +87,10 @@ impl Router {
             Target::NewUpload
             | Target::CancelUpload
             | Target::FinishUpload
-            | Target::RetryUpload => {
-                match backend_request(target, head, body) {
-                    Ok(request) => Route::Backend(request),
-                    Err(message) => Route::Answer(Response::text(400, message)),
-                }
-            }
+            | Target::RetryUpload => match backend_request(target, head, body) {
+                Ok(request) => Route::Backend(request),
+                Err(message) => Route::Answer(Response::text(400, message)),
+            },
         }
     }
 }

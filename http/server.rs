@@ -309,10 +309,7 @@ fn worker_config(
         idle_timeout: config.idle_timeout,
         lifetime: config.lifetime,
         finish_timeout: config.finish_timeout,
-        patience: Patience {
-            timeout: config.handover_timeout,
-            refusals_max: config.refusals_max,
-        },
+        patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),

@@ -29,9 +29,9 @@ use engine::durability::Durability;
 use engine::journal::{CommitSync, Journal, JournalConfig, LogStart, Position, REGION_BYTES};
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
-use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
 use engine::outbox::{Outbox, Patience};
 use engine::service::ServiceClock;
+use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
 

@@ -231,8 +231,13 @@ mod tests {
     use super::*;
 
     const KEY: FileKey = FileKey { run: 0x0102, core: 3, generation: 0x0405 };
-    const HEADER: Header =
-        Header { key: KEY, core_count: 4, is_relaxed: true, snapshot_end_bytes: 8192, service_ms: 0x0607 };
+    const HEADER: Header = Header {
+        key: KEY,
+        core_count: 4,
+        is_relaxed: true,
+        snapshot_end_bytes: 8192,
+        service_ms: 0x0607,
+    };
 
     const BROKEN: Result<Header, HeaderError> = Err(HeaderError::Broken);
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;

@@ -249,11 +249,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn apply(
-    records: Vec<Record>,
-    service_ms: u64,
-    tickets: &mut BTreeMap<TicketId, TicketRecord>,
-) {
+fn apply(records: Vec<Record>, service_ms: u64, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
     for record in records {
         match record {
             Record::Ticket(ticket) => {

@@ -19,8 +19,8 @@ fn state() -> impl Strategy<Value = RecordState> {
 fn new_ticket() -> impl Strategy<Value = NewTicket> {
     let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
     let options = any::<(Option<u32>, Option<u64>, Option<u64>)>();
-    (any::<u128>(), texts, options, any::<(bool, bool)>()).prop_map(|(id, texts, options, flags)| {
-        NewTicket {
+    (any::<u128>(), texts, options, any::<(bool, bool)>()).prop_map(
+        |(id, texts, options, flags)| NewTicket {
             id: TicketId(id),
             url: texts.0,
             secret: texts.1,
@@ -33,8 +33,8 @@ fn new_ticket() -> impl Strategy<Value = NewTicket> {
             dest_dir: texts.3,
             signing_secret: texts.4,
             key: texts.5,
-        }
-    })
+        },
+    )
 }
 
 fn telling() -> impl Strategy<Value = TellingRecord> {
@@ -62,10 +62,8 @@ fn ticket() -> impl Strategy<Value = TicketRecord> {
 fn record() -> impl Strategy<Value = Record> {
     prop_oneof![
         ticket().prop_map(Record::Ticket),
-        any::<(u128, u64)>().prop_map(|(id, committed_bytes)| Record::Offset {
-            id: TicketId(id),
-            committed_bytes
-        }),
+        any::<(u128, u64)>()
+            .prop_map(|(id, committed_bytes)| Record::Offset { id: TicketId(id), committed_bytes }),
         any::<u128>().prop_map(|id| Record::Removed { id: TicketId(id) }),
     ]
 }

@@ -102,7 +102,8 @@ impl Worker {
             return (None, Response::text(503, message).with_header("Retry-After", "60"));
         }
         let lifetime_ms = self.config.lifetime.as_millis() as u64;
-        let life_ms = new.expires_in_s.map_or(lifetime_ms, |it| lifetime_ms.min(it.saturating_mul(1000)));
+        let life_ms =
+            new.expires_in_s.map_or(lifetime_ms, |it| lifetime_ms.min(it.saturating_mul(1000)));
         let ticket = Ticket::new(NewTicket {
             id,
             url: new.url,

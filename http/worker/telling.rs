@@ -21,7 +21,12 @@ use crate::mail::Mail;
 
 impl Worker {
     /// Tells the web app what became of an upload, as soon as that is recorded.
-    pub(super) fn tell(&mut self, now: Instant, id: TicketId, outcome: Outcome) -> Option<Position> {
+    pub(super) fn tell(
+        &mut self,
+        now: Instant,
+        id: TicketId,
+        outcome: Outcome,
+    ) -> Option<Position> {
         let ticket = self.tickets.get_mut(id)?;
         ticket.state = State::Telling { outcome, phase: Telling::Calling };
         ticket.telling = TellingRecord { since_ms: self.service_ms, ..TellingRecord::default() };

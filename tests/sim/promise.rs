@@ -70,7 +70,8 @@ impl Upload {
     pub(crate) fn check_arrived(&self, disk: &Disk) {
         let recovery = recovered(disk, Disk::durable);
         let state = self.record(&recovery).map(|it| &it.state);
-        let is_right = matches!(state, Some(RecordState::Arrived { stand }) if *stand != Stand::Told);
+        let is_right =
+            matches!(state, Some(RecordState::Arrived { stand }) if *stand != Stand::Told);
         assert!(is_right, "what is handed over is recorded so: {state:?}");
     }
 

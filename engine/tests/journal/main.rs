@@ -175,7 +175,14 @@ impl Sim {
         for core in 0..core_count {
             let own = |it: &&TicketRecord| it.new.id.owner(core_count).0 == core;
             let tickets: Vec<_> = recovery.tickets.iter().filter(own).cloned().collect();
-            let file = NewFile::new(core, core_count, recovery.run_next, self.sync, recovery.service_ms, &tickets);
+            let file = NewFile::new(
+                core,
+                core_count,
+                recovery.run_next,
+                self.sync,
+                recovery.service_ms,
+                &tickets,
+            );
             let name = FileName { core, side: recovery.side_for(core) };
             let other = FileName { core, side: name.side.other() };
             let length = file.file_bytes_min() as usize;

@@ -123,11 +123,12 @@ fn every_ticket_comes_to_its_core_whatever_their_number() {
             let core = CoreId(core as u16);
             assert!(start.tickets.iter().all(|it| it.record.new.id.owner(core_count) == core));
             for it in &start.tickets {
-                let expected = match tickets.iter().position(|other| other.new.id == it.record.new.id) {
-                    Some(0) => FilePlace::Parts,
-                    Some(1 | 2) => FilePlace::Arrived,
-                    _ => FilePlace::Nowhere,
-                };
+                let expected =
+                    match tickets.iter().position(|other| other.new.id == it.record.new.id) {
+                        Some(0) => FilePlace::Parts,
+                        Some(1 | 2) => FilePlace::Arrived,
+                        _ => FilePlace::Nowhere,
+                    };
                 assert_eq!(it.place, expected);
             }
         }
