@@ -1,6 +1,7 @@
 //! The control thread: everything that speaks to other servers, with ordinary client libraries, so
 //! that the cores never wait. It gets and gives plain [`Mail`].
 
+pub mod admin;
 mod answer;
 mod client;
 mod form;
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 
 use crate::config::format_duration;
 use crate::mail::Mail;
+use admin::{AdminSocket, Desk};
 use client::WebClient;
 
 /// What the control thread runs.
@@ -29,6 +31,7 @@ pub struct Control<P> {
     runtime: Runtime,
     receiver: UnboundedReceiver<Mail>,
     shared: Shared<P>,
+    admin: Option<(Desk, AdminSocket)>,
 }
 
 impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
@@ -45,11 +48,23 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
             .build()?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let shared = Shared { client: WebClient::new(), hosts: Hosts::default(), timeout, post };
-        Ok((Self { runtime, receiver, shared }, ControlSender(sender)))
+        Ok((Self { runtime, receiver, shared, admin: None }, ControlSender(sender)))
+    }
+
+    /// Serves an admin socket as well.
+    pub fn with_admin(self, desk: Desk, socket: AdminSocket) -> Self {
+        Self { admin: Some((desk, socket)), ..self }
     }
 
     /// Works until [`Mail::Stop`]; callbacks that have no answer by then are given up.
     pub fn run(self) {
+        if let Some((desk, socket)) = self.admin {
+            self.runtime.spawn(async move {
+                if let Err(error) = desk.serve(socket).await {
+                    tracing::error!(%error, "the admin socket is not served");
+                }
+            });
+        }
         self.runtime.block_on(serve(Arc::new(self.shared), self.receiver));
         // A look-up that hangs does not hold the process.
         self.runtime.shutdown_background();
