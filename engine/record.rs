@@ -8,6 +8,7 @@ use crate::ticket::TicketId;
 
 /// One fact. Later facts replace earlier ones, so that reading a journal twice changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a start holds those of one commit at a time")]
 pub enum Record {
     /// The ticket is there and is like this, whatever was said before.
     Ticket(TicketRecord),

@@ -210,7 +210,7 @@ impl Server {
         wait_until("the upload is over", || {
             let response = self.post("/incoming/0.1/backend/cancel_upload", &[("id", id)]);
             let answer = (response.status, response.text());
-            let is_wanted = (answer.0, answer.1.as_ref()) == wanted;
+            let is_wanted = answer == wanted;
             let is_on_the_way = matches!(answer.0, 200 | 412);
             assert!(is_wanted || is_on_the_way, "{answer:?}");
             is_wanted
