@@ -2,17 +2,20 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `backend` (what web apps ask, and what they are
-//! told), `journal` (what waits until it is recorded), `restore` (what an earlier run left), `watch`
-//! (whether the storage is still there), `drain` (the end).
+//! `uploads` (from a claim to a stored file), `backend` (what web apps ask), `telling` (what they are
+//! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
+//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there),
+//! `drain` (the end).
 
 mod backend;
 mod clients;
 mod drain;
 mod input;
 mod journal;
+mod lifecycle;
 mod restore;
 mod sockets;
+mod telling;
 mod uploads;
 mod watch;
 
@@ -28,6 +31,8 @@ use engine::durability::Durability;
 use engine::journal::{CommitSync, Journal, JournalConfig, LogStart, Position, REGION_BYTES};
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
+use engine::outbox::{Outbox, Patience};
+use engine::service::ServiceClock;
 use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
@@ -51,8 +56,10 @@ pub struct Worker {
     router: Router,
     store: Store<Mail>,
     tickets: Tickets,
-    /// Finished tickets, oldest first: only so many are remembered.
-    finished: VecDeque<TicketId>,
+    /// Tickets that are over, oldest first: only so many are remembered.
+    over: VecDeque<TicketId>,
+    /// Who waits for another try.
+    outbox: Outbox,
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
@@ -65,6 +72,10 @@ pub struct Worker {
     receive_buffer: Vec<u8>,
     /// For responses, and the time it belongs to.
     date: (Instant, String),
+    /// Service time in this turn.
+    service_ms: u64,
+    /// When a commit is made for the time that it carries.
+    clock_at: Option<Instant>,
     drain: Option<Drain>,
     is_stopping: bool,
     /// Callbacks whose answer is to come.
@@ -89,8 +100,14 @@ pub struct WorkerConfig {
     pub tickets_max: u32,
     /// A ticket that nothing happens to for so long is cancelled ("upload timed out").
     pub idle_timeout: Duration,
+    /// An upload that is not whole after so long is cancelled, whatever happens to it.
+    pub lifetime: Duration,
     /// How long after `wait` the web app may take to call `finish_upload` before it is asked again.
     pub finish_timeout: Duration,
+    /// For how long a web app is told that cannot be, or does not want to be.
+    pub patience: Patience,
+    /// The time that counts for all of them.
+    pub service: ServiceClock,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
     /// When the hosted library last changed, for caches.
@@ -144,12 +161,15 @@ impl Worker {
             router,
             store,
             tickets: Tickets::default(),
-            finished: VecDeque::new(),
+            over: VecDeque::new(),
+            outbox: Outbox::default(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
+            service_ms: config.service.ms(now),
+            clock_at: None,
             drain: None,
             is_stopping: false,
             calls_in_flight: 0,
@@ -228,13 +248,9 @@ impl Worker {
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Drain => self.start_drain(now),
-            Mail::Stop => {
-                self.is_stopping = true;
-                self.start_drain(now);
-            }
-            // Every hand-over comes round by its own schedule.
-            Mail::HostBack { .. } => {}
+            Mail::Stop => self.stop(now),
             Mail::Callback { .. }
             | Mail::Drained { .. }
             | Mail::JournalFailed { .. }
@@ -252,6 +268,13 @@ impl Worker {
         &self.date.1
     }
 
+    fn stop(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.is_stopping, true) {
+            self.start_drain(now);
+            self.note_clock();
+        }
+    }
+
     /// Nothing is to be written, asked or started.
     fn is_quiet(&self) -> bool {
         let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
@@ -263,6 +286,7 @@ impl Machine for Worker {
     type Mail = Mail;
 
     fn on_event(&mut self, now: Instant, event: Event<Mail>) {
+        self.service_ms = self.config.service.ms(now);
         match event {
             Event::Completion(completion) => self.on_completion(now, completion),
             Event::Mail(mail) => self.on_mail(now, mail),
@@ -276,6 +300,7 @@ impl Machine for Worker {
     }
 
     fn on_timeout(&mut self, now: Instant) {
+        self.service_ms = self.config.service.ms(now);
         self.store.on_timeout(now);
         self.on_store_events(now);
         self.on_client_timeouts(now);
@@ -283,6 +308,7 @@ impl Machine for Worker {
         self.on_held_timeouts(now);
         self.on_watch_timeout(now);
         self.on_drain_timeout(now);
+        self.on_clock_timeout(now);
         self.journal.on_timeout(now);
         self.on_journal_events(now);
         self.pump_due(now);
@@ -304,6 +330,7 @@ impl Machine for Worker {
             self.tickets.poll_timeout(),
             self.journal.poll_timeout(),
             self.watch.check_at,
+            self.clock_at,
             held,
             self.drain.as_ref().map(|it| it.check_at),
         ];
