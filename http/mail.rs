@@ -20,6 +20,9 @@ pub enum Mail {
     Callback { from: CoreId, callback: Callback },
     /// Control to the core that asked.
     CallbackAnswer { ticket: TicketId, attempt: u32, answer: Answer },
+    /// Control to every core: the web app at this host ([`engine::handover::host_of`]) has taken
+    /// something again, after it had not.
+    HostBack { host: String },
     /// A web app's request, to the core that owns its ticket.
     Backend { reply_to: ReplyTo, request: OwnedRequest },
     /// What the owner says, to the core that holds the web app's connection.

@@ -24,6 +24,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
+use crate::control::admin::{AdminSocket, Desk};
 use crate::control::{Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
@@ -128,6 +129,14 @@ impl Server {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
         })
         .map_err(system("start the control thread"))?;
+        // Uploads do not need it: where the file system has no sockets, the server serves.
+        let control = match AdminSocket::bind(&config.storage_dir) {
+            Ok(socket) => control.with_admin(Desk { listen: vec![address] }, socket),
+            Err(error) => {
+                tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
+                control
+            }
+        };
         spawn("control".to_owned(), move || control.run())
             .map_err(system("start the control thread"))?;
 

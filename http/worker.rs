@@ -220,6 +220,8 @@ impl Worker {
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
             Mail::Stop => self.stop(now),
+            // Every hand-over comes round by its own schedule.
+            Mail::HostBack { .. } => {}
             Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }

@@ -14,21 +14,41 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// An arrived file is handed over when the web app says so in so many words. Of a cancellation it
-/// is only told: whatever it answers, it was told.
+/// What an answer means: the table at [`Answer`]. An arrived file is handed over when the web app
+/// says so in so many words. Of a cancellation it is only told: whoever can answer was told.
 pub(super) fn interpret(outcome: &Outcome, reply: &Reply) -> Answer {
+    let retry_after = reply.retry_after;
+    if is_passing(reply.status) {
+        return Answer::Unreached { error: status_error(reply), retry_after };
+    }
     if matches!(outcome, Outcome::Cancelled { .. }) {
         return Answer::Done;
     }
-    let failed = |error| Answer::Failed { error, retry_after: reply.retry_after };
     if reply.status != StatusCode::OK {
-        return failed(format!("status {}, not 200: {}", reply.status, excerpt(reply)));
+        return Answer::Refused { error: status_error(reply), retry_after };
     }
     match reply.body.as_deref().map(<[u8]>::trim_ascii) {
         Some(b"done") => Answer::Done,
         Some(b"wait") => Answer::Wait,
-        _ => failed(format!("the answer is neither done nor wait: {}", excerpt(reply))),
+        _ => {
+            let error = format!("the answer is neither done nor wait: {}", excerpt(reply));
+            Answer::Refused { error, retry_after }
+        }
     }
+}
+
+/// What a server answers that cannot serve now: one that is down, starting or overloaded, or the
+/// proxy in front of it.
+fn is_passing(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
+fn status_error(reply: &Reply) -> String {
+    format!("status {}, not 200: {}", reply.status, excerpt(reply))
 }
 
 /// Reads `Retry-After`: seconds or a date (RFC 9110, section 10.2.3). A past date is no wait.
@@ -82,30 +102,58 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_has_failed() {
+    fn everything_else_is_a_refusal() {
         for (status, body, error) in [
             (200, "", "the answer is neither done nor wait: \"\""),
             (200, "Done", "the answer is neither done nor wait: \"Done\""),
             (200, "done done", "the answer is neither done nor wait: \"done done\""),
             (201, "done", "status 201 Created, not 200: \"done\""),
             (204, "", "status 204 No Content, not 200: \"\""),
-            (500, "a\nb\u{1b}", "status 500 Internal Server Error, not 200: \"a b \""),
+            (400, "a\nb\u{1b}", "status 400 Bad Request, not 200: \"a b \""),
         ] {
             assert_eq!(
                 interpret(&arrived(), &reply(status, body)),
-                Answer::Failed { error: error.to_owned(), retry_after: None }
+                Answer::Refused { error: error.to_owned(), retry_after: None }
             );
         }
         let long = Reply { body: None, ..reply(200, "") };
-        let Answer::Failed { error, .. } = interpret(&arrived(), &long) else { panic!() };
+        let Answer::Refused { error, .. } = interpret(&arrived(), &long) else { panic!() };
         assert!(error.ends_with("longer than 65536 bytes"), "{error}");
     }
 
     #[test]
     fn of_a_cancellation_the_web_app_is_only_told() {
         let cancelled = Outcome::Cancelled { reason: "why".to_owned() };
-        for it in [reply(200, "done"), reply(500, "boom"), reply(404, "")] {
+        for it in [reply(200, "done"), reply(200, "wait"), reply(301, ""), reply(404, "")] {
             assert_eq!(interpret(&cancelled, &it), Answer::Done);
+        }
+    }
+
+    #[test]
+    fn every_status_has_its_class() {
+        let cancelled = Outcome::Cancelled { reason: "why".to_owned() };
+        for status in 200..=999 {
+            let passing = matches!(status, 408 | 425 | 429 | 500..=599);
+            let is_unreached = |it| matches!(it, Answer::Unreached { .. });
+            let arrival = interpret(&arrived(), &reply(status, "done"));
+            assert_eq!(is_unreached(arrival.clone()), passing, "{status}");
+            assert_eq!(arrival == Answer::Done, status == 200, "{status}");
+            let cancellation = interpret(&cancelled, &reply(status, "done"));
+            assert_eq!(is_unreached(cancellation.clone()), passing, "{status}");
+            assert_eq!(cancellation == Answer::Done, !passing, "{status}");
+        }
+    }
+
+    #[test]
+    fn both_classes_say_when_to_come_back() {
+        let after = Some(Duration::from_secs(9));
+        let with = |it: Reply| interpret(&arrived(), &Reply { retry_after: after, ..it });
+        for it in [with(reply(503, "")), with(reply(404, "")), with(reply(200, "later"))] {
+            let (Answer::Unreached { retry_after, .. } | Answer::Refused { retry_after, .. }) = it
+            else {
+                panic!("{it:?}")
+            };
+            assert_eq!(retry_after, after);
         }
     }
 

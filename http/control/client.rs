@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
+use engine::handover::{Answer, Outcome};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
@@ -43,6 +44,22 @@ pub(super) enum CallError {
     RootCertificatesMissing,
     Transport(hyper_util::client::legacy::Error),
     Body(Box<dyn Error + Send + Sync>),
+}
+
+impl CallError {
+    /// Without an answer there will be another try; a URL that leads nowhere is an answer that
+    /// will not change.
+    pub(super) fn meaning(&self, outcome: &Outcome) -> Answer {
+        let error = self.to_string();
+        let is_arrival = matches!(outcome, Outcome::Arrived { .. });
+        match self {
+            Self::RootCertificatesMissing | Self::Transport(_) | Self::Body(_) => {
+                Answer::Unreached { error, retry_after: None }
+            }
+            _ if is_arrival => Answer::Refused { error, retry_after: None },
+            _ => Answer::Done,
+        }
+    }
 }
 
 impl WebClient {

@@ -1,6 +1,7 @@
 //! The control thread: everything that speaks to other servers, with ordinary client libraries, so
 //! that the cores never wait. It gets and gives plain [`Mail`].
 
+pub mod admin;
 mod answer;
 mod client;
 mod form;
@@ -12,16 +13,16 @@ use std::io;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use engine::handover::{Answer, Callback, Outcome};
+use engine::handover::{Answer, Callback, Outcome, host_of};
 use engine::op::CoreId;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
-use url::{Position, Url};
 
 use crate::config::format_duration;
 use crate::mail::Mail;
+use admin::{AdminSocket, Desk};
 use client::WebClient;
 
 /// What the control thread runs.
@@ -30,6 +31,7 @@ pub struct Control<P> {
     runtime: Runtime,
     receiver: UnboundedReceiver<Mail>,
     shared: Shared<P>,
+    admin: Option<(Desk, AdminSocket)>,
 }
 
 impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
@@ -46,11 +48,23 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
             .build()?;
         let (sender, receiver) = mpsc::unbounded_channel();
         let shared = Shared { client: WebClient::new(), hosts: Hosts::default(), timeout, post };
-        Ok((Self { runtime, receiver, shared }, ControlSender(sender)))
+        Ok((Self { runtime, receiver, shared, admin: None }, ControlSender(sender)))
+    }
+
+    /// Serves an admin socket as well.
+    pub fn with_admin(self, desk: Desk, socket: AdminSocket) -> Self {
+        Self { admin: Some((desk, socket)), ..self }
     }
 
     /// Works until [`Mail::Stop`]; callbacks that have no answer by then are given up.
     pub fn run(self) {
+        if let Some((desk, socket)) = self.admin {
+            self.runtime.spawn(async move {
+                if let Err(error) = desk.serve(socket).await {
+                    tracing::error!(%error, "the admin socket is not served");
+                }
+            });
+        }
         self.runtime.block_on(serve(Arc::new(self.shared), self.receiver));
         // A look-up that hangs does not hold the process.
         self.runtime.shutdown_background();
@@ -108,8 +122,11 @@ async fn answer_one<P: Fn(CoreId, Mail)>(shared: Arc<Shared<P>>, from: CoreId, c
     let call = shared.client.post(&callback.url, form, arrived);
     let answer = match tokio::time::timeout(shared.timeout, call).await {
         Ok(Ok(reply)) => answer::interpret(&callback.outcome, &reply),
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => failed(format!("no answer within {}", format_duration(shared.timeout))),
+        Ok(Err(error)) => error.meaning(&callback.outcome),
+        Err(_) => {
+            let error = format!("no answer within {}", format_duration(shared.timeout));
+            Answer::Unreached { error, retry_after: None }
+        }
     };
     drop(permit);
     drop(slots);
@@ -118,18 +135,6 @@ async fn answer_one<P: Fn(CoreId, Mail)>(shared: Arc<Shared<P>>, from: CoreId, c
     let latency_ms = started.elapsed().as_millis() as u64;
     tracing::debug!(ticket = %ticket.short(), host, attempt, latency_ms, ?answer, "callback");
     (shared.post)(from, Mail::CallbackAnswer { ticket, attempt, answer });
-}
-
-fn failed(error: String) -> Answer {
-    Answer::Failed { error, retry_after: None }
-}
-
-/// Scheme, host and port; what cannot be read shares one row, and fails without a connection.
-fn host_of(url: &str) -> String {
-    let url = Url::parse(url).ok();
-    url.map_or_else(String::new, |it| {
-        format!("{}://{}", it.scheme(), &it[Position::BeforeHost..Position::AfterPort])
-    })
 }
 
 /// How many requests each web app may have at a time, so that one that hangs holds back only its

@@ -122,7 +122,7 @@ impl Worker {
                 self.tickets.set_deadline(id, Some(now + finish_timeout));
                 self.record(id);
             }
-            Answer::Failed { error, retry_after } => {
+            Answer::Unreached { error, retry_after } | Answer::Refused { error, retry_after } => {
                 *phase = Telling::BackingOff;
                 let delay = retry_delay(attempt, retry_after);
                 warn!(upload = %id.short(), attempt, %error, retry_s = delay.as_secs(),
@@ -273,6 +273,8 @@ impl Worker {
             ticket: id,
             url: ticket.new.url.clone(),
             backend_secret: ticket.new.secret.clone(),
+            signing_secret: String::new(),
+            metadata: String::new(),
             filename_from_browser: ticket.filename_from_browser.clone(),
             outcome: outcome.clone(),
             attempt: ticket.attempt,

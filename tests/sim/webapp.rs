@@ -147,7 +147,7 @@ impl Told {
     ) -> (CoreId, Mail) {
         let answer = if upload.failed_answers_left > 0 && rng.chance(40) {
             upload.failed_answers_left -= 1;
-            Answer::Failed { error: "out of order".into(), retry_after: None }
+            Answer::Unreached { error: "out of order".into(), retry_after: None }
         } else if !upload.has_arrived {
             Answer::Done
         } else if rng.chance(30) && !upload.is_handed_over {
