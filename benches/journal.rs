@@ -11,7 +11,7 @@ use engine::journal::{
     Side, Source, recover,
 };
 use engine::op::{Completion, Op, Output};
-use engine::record::{RecordState, TicketRecord};
+use engine::record::{NewTicket, RecordState, TicketRecord};
 use engine::ticket::TicketId;
 
 criterion_group!(benches, commits, recovery);
@@ -37,7 +37,7 @@ fn recovery(criterion: &mut Criterion) {
     for count in [10_000, 100_000] {
         group.throughput(Throughput::Elements(count));
         let tickets = tickets(count);
-        let file = NewFile::new(0, 1, 1, CommitSync::Dsync, &tickets);
+        let file = NewFile::new(0, 1, 1, CommitSync::Dsync, 0, &tickets);
         let bytes = [file.header, file.commits].concat();
         let files = [JournalFile { name: FileName { core: 0, side: Side::A }, bytes: &bytes }];
         group.bench_function(BenchmarkId::new("tickets", count), |bencher| {
@@ -70,12 +70,16 @@ impl Source for Tickets {
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
         self.0.get(id.0 as usize).map(|it| it.committed_bytes)
     }
+
+    fn service_ms(&self) -> u64 {
+        0
+    }
 }
 
 impl Core {
     fn new(count: usize) -> Self {
         let tickets = tickets(count as u64);
-        let file = NewFile::new(0, 1, 1, CommitSync::Dsync, &tickets);
+        let file = NewFile::new(0, 1, 1, CommitSync::Dsync, 0, &tickets);
         let config = JournalConfig {
             core: 0,
             core_count: 1,
@@ -94,7 +98,7 @@ impl Core {
     fn commit(&mut self) -> usize {
         for ticket in &mut self.tickets.0 {
             ticket.committed_bytes += 1;
-            self.journal.note_offset(ticket.id);
+            self.journal.note_offset(ticket.new.id);
         }
         while let Some((token, op)) = self.journal.poll_op(&mut self.memory, &self.tickets) {
             let output = match op {
@@ -110,19 +114,19 @@ impl Core {
 
 /// As a web app makes them: about 200 bytes each.
 fn tickets(count: u64) -> Vec<TicketRecord> {
-    let ticket = |number: u64| TicketRecord {
-        id: TicketId(u128::from(number)),
-        state: RecordState::Receiving,
-        url: "https://app.example.org/uploads/finished".into(),
-        secret: "0123456789abcdef0123456789abcdef".into(),
-        finish_without_secret: false,
-        remove_when_finished: true,
-        owner_uid: None,
-        filename_from_browser: "Holiday pictures of the whole family (2024).zip".into(),
-        length_bytes: 50_000_000_000,
-        committed_bytes: number,
-        attempt: 0,
-        has_waited: false,
+    let ticket = |number: u64| {
+        let url = "https://app.example.org/uploads/finished";
+        let new = NewTicket {
+            secret: "0123456789abcdef0123456789abcdef".into(),
+            ..NewTicket::new(TicketId(u128::from(number)), url)
+        };
+        TicketRecord {
+            state: RecordState::Receiving,
+            filename_from_browser: "Holiday pictures of the whole family (2024).zip".into(),
+            length_bytes: 50_000_000_000,
+            committed_bytes: number,
+            ..TicketRecord::new(new)
+        }
     };
     (0..count).map(ticket).collect()
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use client::{CHUNK_BYTES, masked_frame, start_backend, upload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::driver::Runtime;
-use incoming::config::{Config, DurabilityLevel, LogFormat};
+use incoming::config::{Config, Home, Layers};
 use incoming::server::Server;
 
 fn whole_upload(criterion: &mut Criterion) {
@@ -38,22 +38,12 @@ fn whole_upload(criterion: &mut Criterion) {
 }
 
 fn config(storage_dir: &Path, runtime: Runtime) -> Config {
-    Config {
-        listen: ([127, 0, 0, 1], 0).into(),
-        storage_dir: storage_dir.to_owned(),
-        durability: DurabilityLevel::Synced,
-        reserve_bytes: 0,
-        runtime,
-        cores: Some(1),
-        memory_bytes: 64 << 20,
-        connections_max: 100,
-        idle_timeout: Duration::from_secs(60),
-        callback_timeout: Duration::from_secs(60),
-        finish_timeout: Duration::from_secs(60),
-        backend_behind_proxy: false,
-        log_format: LogFormat::Text,
-        log: "off".into(),
-    }
+    let mut layers = Layers::default();
+    layers.add_flag("storage_dir", storage_dir.display().to_string());
+    layers.add_flag("listen", "127.0.0.1:0".to_owned());
+    layers.add_flag("cores", "1".to_owned());
+    let config = Config::resolve(&layers, &Home::default()).expect("right settings");
+    Config { runtime, ..config }
 }
 
 criterion_group!(benches, whole_upload);

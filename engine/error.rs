@@ -11,15 +11,19 @@ pub enum PeerError {
     MessageUnexpected,
     FileLongerThanDeclared,
     FileSizeChanged,
+    FileTooLarge,
     StorageFailed,
+    NoRoom,
     TicketUnknown,
     UploadOver,
     CancelledByBackend,
+    QuotaExceeded,
+    HandoverFailed,
 }
 
 impl PeerError {
     /// The `ErrorCode` on the wire. Never renumbered. 1xx: the conversation; 2xx: storage; 3xx: the
-    /// ticket. 4xx is kept free for the hand-over, 5xx belongs to the browser's library.
+    /// ticket; 4xx: the hand-over. 5xx belongs to the browser's library.
     pub fn code(self) -> u16 {
         match self {
             Self::UploadRequestUnreadable => 100,
@@ -29,10 +33,14 @@ impl PeerError {
             Self::MessageUnexpected => 104,
             Self::FileLongerThanDeclared => 105,
             Self::FileSizeChanged => 106,
+            Self::FileTooLarge => 107,
             Self::StorageFailed => 200,
+            Self::NoRoom => 201,
             Self::TicketUnknown => 300,
             Self::UploadOver => 301,
             Self::CancelledByBackend => 302,
+            Self::QuotaExceeded => 303,
+            Self::HandoverFailed => 400,
         }
     }
 
@@ -48,6 +56,8 @@ impl PeerError {
                 "Error while consuming file chunk: File would get larger than declared"
             }
             Self::FileSizeChanged => "File size has changed",
+            Self::FileTooLarge => "File is larger than this upload may be",
+            Self::NoRoom => "Not enough room on the server for this file now",
             Self::StorageFailed => "Error while consuming file chunk: storage error",
             Self::TicketUnknown => "Unknown upload id - maybe upload timed out?",
             Self::UploadOver => "upload already finished or cancelled",
@@ -55,6 +65,8 @@ impl PeerError {
                 "Error while consuming file chunk: upload is in no state for this. \
                  might be cancelled."
             }
+            Self::QuotaExceeded => "Too much is being uploaded for this web app now",
+            Self::HandoverFailed => "File was received, but the web app could not take it yet",
         }
     }
 }
@@ -73,10 +85,14 @@ mod tests {
             MessageUnexpected,
             FileLongerThanDeclared,
             FileSizeChanged,
+            FileTooLarge,
             StorageFailed,
+            NoRoom,
             TicketUnknown,
             UploadOver,
             CancelledByBackend,
+            QuotaExceeded,
+            HandoverFailed,
         ];
         for (index, it) in all.iter().enumerate() {
             assert!(all[..index].iter().all(|other| other.code() != it.code()));

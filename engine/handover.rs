@@ -1,5 +1,5 @@
-//! Handing a finished file over to its web app: what is said, what the answer means, when to try
-//! again. Pure; the HTTP client is the server's control thread.
+//! Handing a finished file over to its web app: what is said, and what the answer means. Pure; the
+//! HTTP client is the server's control thread.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -78,17 +78,6 @@ pub fn host_of(url: &str) -> String {
     format!("{scheme}://{host}")
 }
 
-/// How long to wait before the next attempt: 1 s, 2 s, 4 s and so on up to 5 minutes, or what the
-/// web app asked for with `Retry-After`, up to an hour.
-pub fn retry_delay(attempt: u32, retry_after: Option<Duration>) -> Duration {
-    let doubled = Duration::from_secs(1 << (attempt.max(1) - 1).min(16));
-    let delay = doubled.min(RETRY_DELAY_MAX);
-    retry_after.map_or(delay, |it| it.clamp(delay, RETRY_AFTER_MAX))
-}
-
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(300);
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,20 +108,5 @@ mod tests {
         ] {
             assert_eq!(host_of(url), host, "{url}");
         }
-    }
-
-    #[test]
-    fn doubles_up_to_five_minutes() {
-        let delays: Vec<u64> = (1..12).map(|it| retry_delay(it, None).as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
-        assert_eq!(retry_delay(u32::MAX, None), RETRY_DELAY_MAX);
-    }
-
-    #[test]
-    fn honours_retry_after_within_limits() {
-        let seconds = |it| Some(Duration::from_secs(it));
-        assert_eq!(retry_delay(1, seconds(90)).as_secs(), 90);
-        assert_eq!(retry_delay(4, seconds(1)).as_secs(), 8);
-        assert_eq!(retry_delay(1, seconds(1_000_000)), RETRY_AFTER_MAX);
     }
 }

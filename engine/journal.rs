@@ -90,6 +90,9 @@ pub trait Source {
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
         self.ticket(id).map(|it| it.committed_bytes)
     }
+
+    /// The time that every commit carries; see [`crate::service`].
+    fn service_ms(&self) -> u64;
 }
 
 /// Numbers the states that were noted.
@@ -175,7 +178,7 @@ impl<M> Journal<M> {
         let LogStart { side, sequence, end_bytes, capacity_bytes } = config.start;
         assert!(capacity_bytes.iter().all(|it| *it >= FILE_BYTES_MIN));
         let sizes: BTreeMap<_, _> =
-            tickets.into_iter().map(|it| (it.id, it.encoded_bytes())).collect();
+            tickets.into_iter().map(|it| (it.new.id, it.encoded_bytes())).collect();
         Self {
             stage: Stage::Closed,
             is_open: [false; 2],
@@ -213,8 +216,8 @@ impl<M> Journal<M> {
         let size = u32::try_from(record.len()).expect("strings are bounded");
         assert!(size <= RECORD_BYTES_MAX, "limits on what makes a ticket keep its record small");
         self.live_bytes += u64::from(size);
-        self.live_bytes -= u64::from(self.sizes.insert(ticket.id, size).unwrap_or(0));
-        self.wait(Some(ticket.id), record)
+        self.live_bytes -= u64::from(self.sizes.insert(ticket.new.id, size).unwrap_or(0));
+        self.wait(Some(ticket.new.id), record)
     }
 
     /// The ticket is gone. From now on it is in no snapshot, whatever the [`Source`] says.

@@ -15,8 +15,10 @@ pub mod op;
 
 // Floor 1: one thing each, pure.
 pub mod handover;
+pub mod outbox;
 pub mod pool;
 pub mod record;
+pub mod service;
 pub mod ticket;
 pub mod timer;
 pub mod upload;

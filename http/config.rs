@@ -36,10 +36,16 @@ pub struct Config {
     pub connections_max: u32,
     /// A ticket that nothing happens to for so long is cancelled.
     pub idle_timeout: Duration,
+    /// An upload that is not whole after so long is cancelled, whatever happens to it.
+    pub lifetime: Duration,
     /// How long a web app may take to answer a callback.
     pub callback_timeout: Duration,
     /// How long a web app may take after `wait` before it is asked again.
     pub finish_timeout: Duration,
+    /// For how long a web app is told again that cannot be told.
+    pub handover_timeout: Duration,
+    /// How often a web app may answer something else than expected.
+    pub refusals_max: u32,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
     pub log_format: LogFormat,
@@ -67,7 +73,7 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 14] = [
+pub const KEYS: [(&str, &str); 17] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
@@ -77,8 +83,11 @@ pub const KEYS: [(&str, &str); 14] = [
     ("memory", "64MiB"),
     ("connections_max", "10000"),
     ("idle_timeout", "12h"),
+    ("lifetime", "30d"),
     ("callback_timeout", "55s"),
     ("finish_timeout", "10m"),
+    ("handover_timeout", "3d"),
+    ("refusals_max", "10"),
     ("backend_behind_proxy", "false"),
     ("log_format", "auto"),
     ("log", "info"),
@@ -103,8 +112,12 @@ impl Config {
             within(number(text)?, 1, CONNECTIONS_MAX).map(|it| it as u32)
         });
         let idle_timeout = it.read("idle_timeout", duration_within(1, 365 * DAY_S));
+        let lifetime = it.read("lifetime", duration_within(1, 10 * 365 * DAY_S));
         let callback_timeout = it.read("callback_timeout", duration_within(1, 3600));
         let finish_timeout = it.read("finish_timeout", duration_within(1, 30 * DAY_S));
+        let handover_timeout = it.read("handover_timeout", duration_within(1, 365 * DAY_S));
+        let refusals_max =
+            it.read("refusals_max", |text| within(number(text)?, 1, 1_000_000).map(|it| it as u32));
         let behind_proxy = it.read("backend_behind_proxy", |text| choose(text, &BOOLEANS));
         let log_format = it.read("log_format", |text| choose(text, &LOG_FORMATS));
         let log = it.read("log", parse_filter);
@@ -120,8 +133,11 @@ impl Config {
                 memory_bytes: memory_bytes?,
                 connections_max: connections_max?,
                 idle_timeout: idle_timeout?,
+                lifetime: lifetime?,
                 callback_timeout: callback_timeout?,
                 finish_timeout: finish_timeout?,
+                handover_timeout: handover_timeout?,
+                refusals_max: refusals_max?,
                 backend_behind_proxy: behind_proxy?,
                 log_format: log_format?,
                 log: log?,

@@ -25,6 +25,7 @@ pub enum BackendRequest {
     NewUpload(NewUpload),
     CancelUpload { id: TicketId, secret: String },
     FinishUpload { id: TicketId, secret: Option<String> },
+    RetryUpload { id: TicketId, secret: String },
 }
 
 /// The parameters of `new_upload`.
@@ -36,6 +37,14 @@ pub struct NewUpload {
     pub finish_without_secret: bool,
     pub remove_when_finished: bool,
     pub owner_uid: Option<u32>,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
+    /// What is not whole after so long is cancelled, in seconds.
+    pub expires_in_s: Option<u64>,
+    /// Given back in the callback.
+    pub metadata: String,
+    /// Callbacks are signed with it; empty: with the server's, if it has one.
+    pub signing_secret: String,
 }
 
 /// What routing depends on. The same for all connections of a run.
@@ -75,12 +84,13 @@ impl Router {
                 Route::Answer(response.with_header("Cache-Control", "no-store"))
             }
             Target::UploadWs => Route::Upload,
-            Target::NewUpload | Target::CancelUpload | Target::FinishUpload => {
-                match backend_request(target, head, body) {
-                    Ok(request) => Route::Backend(request),
-                    Err(message) => Route::Answer(Response::text(400, message)),
-                }
-            }
+            Target::NewUpload
+            | Target::CancelUpload
+            | Target::FinishUpload
+            | Target::RetryUpload => match backend_request(target, head, body) {
+                Ok(request) => Route::Backend(request),
+                Err(message) => Route::Answer(Response::text(400, message)),
+            },
         }
     }
 }
@@ -95,6 +105,9 @@ pub fn ticket_error_response(error: TicketError, is_cancel: bool) -> Response {
         TicketError::NotWaiting | TicketError::NotHandingOver => {
             Response::text(412, "uploader is not in 'handing over' state")
         }
+        TicketError::NothingToRetry => {
+            Response::text(412, "nothing to retry: no hand-over of this upload has failed")
+        }
     }
 }
 
@@ -103,6 +116,7 @@ enum Target {
     NewUpload,
     CancelUpload,
     FinishUpload,
+    RetryUpload,
     UploadWs,
     Library,
     Health,
@@ -117,6 +131,7 @@ impl Target {
             "backend/new_upload" => Self::NewUpload,
             "backend/cancel_upload" => Self::CancelUpload,
             "backend/finish_upload" => Self::FinishUpload,
+            "backend/retry_upload" => Self::RetryUpload,
             "frontend/upload_ws" => Self::UploadWs,
             "frontend/incoming.js" => Self::Library,
             "health" => Self::Health,
@@ -125,13 +140,16 @@ impl Target {
     }
 
     fn is_backend(self) -> bool {
-        matches!(self, Self::NewUpload | Self::CancelUpload | Self::FinishUpload)
+        match self {
+            Self::NewUpload | Self::CancelUpload | Self::FinishUpload | Self::RetryUpload => true,
+            Self::UploadWs | Self::Library | Self::Health => false,
+        }
     }
 
     /// RFC 9110 section 15.5.6 asks for it.
     fn allow(self) -> &'static str {
         match self {
-            Self::NewUpload | Self::CancelUpload | Self::FinishUpload => "POST",
+            Self::NewUpload | Self::CancelUpload | Self::FinishUpload | Self::RetryUpload => "POST",
             Self::UploadWs => "GET",
             Self::Library | Self::Health => "GET, HEAD",
         }
@@ -147,10 +165,14 @@ fn backend_request(target: Target, head: &Head, body: &[u8]) -> Result<BackendRe
     let id = given(&params, "id").ok_or("id not given")?;
     let id = TicketId::parse(id).ok_or("id unknown")?;
     let secret = secret(&params).map(|it| it.0.to_owned());
-    Ok(if target == Target::CancelUpload {
-        BackendRequest::CancelUpload { id, secret: secret.unwrap_or_default() }
-    } else {
-        BackendRequest::FinishUpload { id, secret }
+    Ok(match target {
+        Target::CancelUpload => {
+            BackendRequest::CancelUpload { id, secret: secret.unwrap_or_default() }
+        }
+        Target::RetryUpload => {
+            BackendRequest::RetryUpload { id, secret: secret.unwrap_or_default() }
+        }
+        _ => BackendRequest::FinishUpload { id, secret },
     })
 }
 
@@ -175,6 +197,15 @@ fn new_upload(params: &Params) -> Result<NewUpload, String> {
             _ => return Err(format!("fileOwnerUid invalid: not a user id: {text:?}")),
         },
     };
+    let max_size_bytes = number(params, "maxSize", "a number of bytes")?;
+    let expires_in_s = number(params, "expiresIn", "a number of seconds from 1 on")?;
+    if expires_in_s == Some(0) {
+        return Err("expiresIn invalid: not a number of seconds from 1 on: \"0\"".to_owned());
+    }
+    let metadata = params.value("metadata").unwrap_or("");
+    let signing_secret = params.value("signingSecret").unwrap_or("");
+    check_length("metadata", metadata)?;
+    check_length("signingSecret", signing_secret)?;
     let secret = secret(params);
     let finish_without_secret = secret.is_some_and(|it| it.1 == Age::Old);
     let secret = secret.map_or("", |it| it.0);
@@ -186,7 +217,18 @@ fn new_upload(params: &Params) -> Result<NewUpload, String> {
         finish_without_secret,
         remove_when_finished,
         owner_uid,
+        max_size_bytes,
+        expires_in_s,
+        metadata: metadata.to_owned(),
+        signing_secret: signing_secret.to_owned(),
     })
+}
+
+/// JavaScript counts exactly up to 2^53 - 1.
+fn number(params: &Params, name: &str, what: &str) -> Result<Option<u64>, String> {
+    let Some(text) = given(params, name) else { return Ok(None) };
+    let number = text.parse().ok().filter(|it| *it < 1 << 53);
+    number.map(Some).ok_or_else(|| format!("{name} invalid: not {what}: {text:?}"))
 }
 
 /// An absolute http or https URL: nothing else could ever be told. The client checks the rest when
@@ -299,8 +341,18 @@ mod tests {
             finish_without_secret: false,
             remove_when_finished: false,
             owner_uid: Some(1000),
+            max_size_bytes: None,
+            expires_in_s: None,
+            metadata: String::new(),
+            signing_secret: String::new(),
         };
         assert_eq!(new, expected);
+        let more = format!(
+            "{NEW}?{URL}&maxSize=9007199254740991&expiresIn=60&metadata=a%26b&signingSecret=k"
+        );
+        let Route::Backend(BackendRequest::NewUpload(new)) = route(&more, "", "") else { panic!() };
+        assert_eq!((new.max_size_bytes, new.expires_in_s), (Some((1 << 53) - 1), Some(60)));
+        assert_eq!((new.metadata.as_str(), new.signing_secret.as_str()), ("a&b", "k"));
         let old = format!("{NEW}?{URL}&signalFinishSecret=s");
         let Route::Backend(BackendRequest::NewUpload(new)) = route(&old, "", "") else { panic!() };
         assert!(new.finish_without_secret && new.secret == "s" && new.remove_when_finished);
@@ -323,6 +375,10 @@ mod tests {
             ("?signalFinishURL=http://h&fileOwnerUid=bob", "fileOwnerUid invalid: "),
             ("?signalFinishURL=http://h&fileOwnerUid=-1", "fileOwnerUid invalid: "),
             ("?signalFinishURL=http://h&fileOwnerUid=4294967295", "fileOwnerUid invalid: "),
+            ("?signalFinishURL=http://h&maxSize=1GB", "maxSize invalid: not a number of bytes"),
+            ("?signalFinishURL=http://h&maxSize=9007199254740992", "maxSize invalid: "),
+            ("?signalFinishURL=http://h&expiresIn=0", "expiresIn invalid: "),
+            ("?signalFinishURL=http://h&expiresIn=-1", "expiresIn invalid: "),
             ("?signalFinishURL=x&removeFileWhenFinished=yes&fileOwnerUid=z", "signalFinishURL"),
         ];
         for (query, start) in table {
@@ -336,7 +392,7 @@ mod tests {
 
     #[test]
     fn ids() {
-        for action in ["cancel", "finish"] {
+        for action in ["cancel", "finish", "retry"] {
             let line = format!("POST /incoming/0.1/backend/{action}_upload");
             assert_eq!(answer(&line, "", ""), (400, "id not given".into()));
             assert_eq!(answer(&format!("{line}?id="), "", ""), (400, "id not given".into()));

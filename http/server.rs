@@ -19,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime};
 use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
 use engine::journal::CommitSync;
 use engine::op::{CoreId, Machine};
+use engine::outbox::Patience;
+use engine::service::ServiceClock;
 use engine::ticket::TicketId;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -114,7 +116,7 @@ impl Server {
             .map_err(|error| ServerError::Listen { address: config.listen, error })?;
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
         let sync = CommitSync::new(medium.durability, medium.direct);
-        let Recovered { cores: starts, mut orphans } =
+        let Recovered { cores: starts, mut orphans, service_ms } =
             recovery::recover(&storage.dir, core_count, sync, config.idle_timeout)
                 .map_err(denied)?;
         orphans.collect(SystemTime::now());
@@ -140,6 +142,7 @@ impl Server {
         spawn("control".to_owned(), move || control.run())
             .map_err(system("start the control thread"))?;
 
+        let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
         let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
         let runtime = config.runtime;
@@ -156,7 +159,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, start, medium, loads.clone());
+            let config = worker_config(config, start, medium, service, loads.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -300,6 +303,7 @@ fn worker_config(
     config: &Config,
     start: CoreStart,
     medium: Medium,
+    service: ServiceClock,
     loads: Arc<[AtomicU32]>,
 ) -> WorkerConfig {
     WorkerConfig {
@@ -312,7 +316,10 @@ fn worker_config(
         connections_max: config.connections_max,
         tickets_max: TICKETS_PER_CORE_MAX,
         idle_timeout: config.idle_timeout,
+        lifetime: config.lifetime,
         finish_timeout: config.finish_timeout,
+        patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
+        service,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
         reserve_bytes: config.reserve_bytes,

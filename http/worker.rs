@@ -2,16 +2,18 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `backend` (what web apps ask, and what they are
-//! told), `journal` (what waits until it is recorded), `restore` (what an earlier run left), `watch`
-//! (whether the storage is still there).
+//! `uploads` (from a claim to a stored file), `backend` (what web apps ask), `telling` (what they are
+//! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
+//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there).
 
 mod backend;
 mod clients;
 mod input;
 mod journal;
+mod lifecycle;
 mod restore;
 mod sockets;
+mod telling;
 mod uploads;
 mod watch;
 
@@ -27,6 +29,8 @@ use engine::durability::Durability;
 use engine::journal::{CommitSync, Journal, JournalConfig, LogStart, Position, REGION_BYTES};
 use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
+use engine::outbox::{Outbox, Patience};
+use engine::service::ServiceClock;
 use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
@@ -49,8 +53,10 @@ pub struct Worker {
     router: Router,
     store: Store<Mail>,
     tickets: Tickets,
-    /// Finished tickets, oldest first: only so many are remembered.
-    finished: VecDeque<TicketId>,
+    /// Tickets that are over, oldest first: only so many are remembered.
+    over: VecDeque<TicketId>,
+    /// Who waits for another try.
+    outbox: Outbox,
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
@@ -63,6 +69,10 @@ pub struct Worker {
     receive_buffer: Vec<u8>,
     /// For responses, and the time it belongs to.
     date: (Instant, String),
+    /// Service time in this turn.
+    service_ms: u64,
+    /// When a commit is made for the time that it carries.
+    clock_at: Option<Instant>,
     is_stopping: bool,
 }
 
@@ -84,8 +94,14 @@ pub struct WorkerConfig {
     pub tickets_max: u32,
     /// A ticket that nothing happens to for so long is cancelled ("upload timed out").
     pub idle_timeout: Duration,
+    /// An upload that is not whole after so long is cancelled, whatever happens to it.
+    pub lifetime: Duration,
     /// How long after `wait` the web app may take to call `finish_upload` before it is asked again.
     pub finish_timeout: Duration,
+    /// For how long a web app is told that cannot be, or does not want to be.
+    pub patience: Patience,
+    /// The time that counts for all of them.
+    pub service: ServiceClock,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
     /// When the hosted library last changed, for caches.
@@ -138,12 +154,15 @@ impl Worker {
             router,
             store,
             tickets: Tickets::default(),
-            finished: VecDeque::new(),
+            over: VecDeque::new(),
+            outbox: Outbox::default(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
+            service_ms: config.service.ms(now),
+            clock_at: None,
             is_stopping: false,
             config,
         };
@@ -219,9 +238,9 @@ impl Worker {
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Stop => self.stop(now),
             // Every hand-over comes round by its own schedule.
-            Mail::HostBack { .. } => {}
             Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }
@@ -239,6 +258,7 @@ impl Worker {
     fn stop(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.is_stopping, true) {
             self.close_all(now);
+            self.note_clock();
         }
     }
 }
@@ -247,6 +267,7 @@ impl Machine for Worker {
     type Mail = Mail;
 
     fn on_event(&mut self, now: Instant, event: Event<Mail>) {
+        self.service_ms = self.config.service.ms(now);
         match event {
             Event::Completion(completion) => self.on_completion(now, completion),
             Event::Mail(mail) => self.on_mail(now, mail),
@@ -260,12 +281,14 @@ impl Machine for Worker {
     }
 
     fn on_timeout(&mut self, now: Instant) {
+        self.service_ms = self.config.service.ms(now);
         self.store.on_timeout(now);
         self.on_store_events(now);
         self.on_client_timeouts(now);
         self.on_ticket_timeouts(now);
         self.on_held_timeouts(now);
         self.on_watch_timeout(now);
+        self.on_clock_timeout(now);
         self.journal.on_timeout(now);
         self.on_journal_events(now);
         self.pump_due(now);
@@ -286,6 +309,7 @@ impl Machine for Worker {
             self.tickets.poll_timeout(),
             self.journal.poll_timeout(),
             self.watch.check_at,
+            self.clock_at,
             held,
         ];
         timeouts.into_iter().flatten().min()

@@ -81,9 +81,10 @@ impl<M> Journal<M> {
                 CommitSync::Fdatasync => true,
                 CommitSync::StatesOnly => facts.position.is_some(),
             };
-            self.key(self.log.generation).seal(self.log.sequence, &mut self.scratch);
+            let (sequence, service_ms) = (self.log.sequence, source.service_ms());
+            self.key(self.log.generation).seal(sequence, service_ms, &mut self.scratch);
             let (side, offset_bytes) = (self.log.side, self.log.end_bytes);
-            self.start_write(memory, side, offset_bytes, self.log.sequence, needs_sync, facts);
+            self.start_write(memory, side, offset_bytes, sequence, needs_sync, facts);
             self.log.sequence += 1;
             self.log.end_bytes += blocks_bytes(self.scratch.len());
         }

@@ -27,6 +27,8 @@ pub struct Header {
     pub is_relaxed: bool,
     /// Where the commits of the snapshot end. They were durable before the header was written.
     pub snapshot_end_bytes: u64,
+    /// Service time when the file was begun (see [`crate::service`]).
+    pub service_ms: u64,
 }
 
 /// Why a file has no header.
@@ -55,6 +57,8 @@ pub struct FileName {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Commit<'a> {
     pub(super) sequence: u64,
+    /// Service time when it was built (see [`crate::service`]).
+    pub(super) service_ms: u64,
     pub(super) records: &'a [u8],
 }
 
@@ -72,6 +76,7 @@ impl Header {
         put(28, &if self.is_relaxed { FLAG_RELAXED } else { 0 }.to_le_bytes());
         put(32, &self.key.generation.to_le_bytes());
         put(40, &self.snapshot_end_bytes.to_le_bytes());
+        put(48, &self.service_ms.to_le_bytes());
         let checksum = crc32c::crc32c(&block[12..HEADER_BYTES]);
         block[8..12].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -96,6 +101,7 @@ impl Header {
             core_count: u16::from_le_bytes(field(header, 26)),
             is_relaxed: flags == FLAG_RELAXED,
             snapshot_end_bytes: u64::from_le_bytes(field(header, 40)),
+            service_ms: u64::from_le_bytes(field(header, 48)),
         };
         let is_valid = flags & !FLAG_RELAXED == 0
             && it.key.core < it.core_count
@@ -107,10 +113,11 @@ impl Header {
 
 impl FileKey {
     /// Completes a commit whose records stand from [`COMMIT_HEAD_BYTES`] to the end of `commit`.
-    pub(super) fn seal(&self, sequence: u64, commit: &mut [u8]) {
+    pub(super) fn seal(&self, sequence: u64, service_ms: u64, commit: &mut [u8]) {
         let length = u32::try_from(commit.len() - COMMIT_HEAD_BYTES).expect("commits are bounded");
         commit[4..8].copy_from_slice(&length.to_le_bytes());
         commit[8..16].copy_from_slice(&sequence.to_le_bytes());
+        commit[16..24].copy_from_slice(&service_ms.to_le_bytes());
         let checksum = self.checksum(&commit[4..]);
         commit[..4].copy_from_slice(&checksum.to_le_bytes());
     }
@@ -124,13 +131,14 @@ impl FileKey {
         let head = bytes.first_chunk::<COMMIT_HEAD_BYTES>()?;
         let length = u32::from_le_bytes(field(head, 4)) as usize;
         let sequence = u64::from_le_bytes(field(head, 8));
+        let service_ms = u64::from_le_bytes(field(head, 16));
         let is_bounded = length <= COMMIT_BYTES_MAX as usize - COMMIT_HEAD_BYTES;
         if length == 0 || !is_bounded || !sequences.contains(&sequence) {
             return None;
         }
         let commit = bytes.get(..COMMIT_HEAD_BYTES + length)?;
         let is_whole = u32::from_le_bytes(field(head, 0)) == self.checksum(&commit[4..]);
-        is_whole.then_some(Commit { sequence, records: &commit[COMMIT_HEAD_BYTES..] })
+        is_whole.then_some(Commit { sequence, service_ms, records: &commit[COMMIT_HEAD_BYTES..] })
     }
 
     fn checksum(&self, bytes: &[u8]) -> u32 {
@@ -209,13 +217,13 @@ pub const JOURNAL_NAME: &str = "journal";
 pub const COMMIT_BYTES_MAX: u32 = 128 * 1024;
 
 /// What stands in a commit before its records.
-pub(super) const COMMIT_HEAD_BYTES: usize = 16;
+pub(super) const COMMIT_HEAD_BYTES: usize = 24;
 
 /// What counts of the first block.
 pub(super) const HEADER_BYTES: usize = 64;
 
 const MAGIC: &[u8; 8] = b"INCOMJNL";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FLAG_RELAXED: u32 = 1;
 
 #[cfg(test)]
@@ -223,8 +231,13 @@ mod tests {
     use super::*;
 
     const KEY: FileKey = FileKey { run: 0x0102, core: 3, generation: 0x0405 };
-    const HEADER: Header =
-        Header { key: KEY, core_count: 4, is_relaxed: true, snapshot_end_bytes: 8192 };
+    const HEADER: Header = Header {
+        key: KEY,
+        core_count: 4,
+        is_relaxed: true,
+        snapshot_end_bytes: 8192,
+        service_ms: 0x0607,
+    };
 
     const BROKEN: Result<Header, HeaderError> = Err(HeaderError::Broken);
     const ANY: RangeInclusive<u64> = 0..=u64::MAX;
@@ -250,7 +263,7 @@ mod tests {
     fn commit() -> Vec<u8> {
         let mut commit = vec![0xff; COMMIT_HEAD_BYTES];
         commit.extend_from_slice(b"records");
-        KEY.seal(6, &mut commit);
+        KEY.seal(6, 0x0809, &mut commit);
         commit
     }
 
@@ -258,8 +271,9 @@ mod tests {
     fn every_byte_of_a_header_has_its_place() {
         let block = header_block();
         let mut expected = b"INCOMJNL----".to_vec();
-        expected.extend([1, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 4, 0, 1, 0, 0, 0]);
+        expected.extend([2, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 4, 0, 1, 0, 0, 0]);
         expected.extend([5, 4, 0, 0, 0, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0, 0]);
+        expected.extend([7, 6, 0, 0, 0, 0, 0, 0]);
         expected.resize(BLOCK_BYTES as usize, 0);
         let checksum = naive_crc32c(&expected[12..64]);
         expected[8..12].copy_from_slice(&checksum.to_le_bytes());
@@ -269,14 +283,15 @@ mod tests {
 
     #[test]
     fn every_byte_of_a_commit_has_its_place() {
-        let mut expected = vec![7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0];
+        let mut expected = vec![7, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 9, 8, 0, 0, 0, 0, 0, 0];
         expected.extend_from_slice(b"records");
         let mut summed = vec![2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 5, 4, 0, 0, 0, 0, 0, 0];
         summed.extend_from_slice(&expected);
         expected.splice(0..0, naive_crc32c(&summed).to_le_bytes());
         assert_eq!(commit(), expected);
         let found = KEY.commit(&expected, &(6..=6)).unwrap();
-        assert_eq!((found.sequence, found.records), (6, &b"records"[..]));
+        let expected_commit = Commit { sequence: 6, service_ms: 0x0809, records: b"records" };
+        assert_eq!(found, expected_commit);
         assert_eq!(KEY.commit(&expected, &(7..=9)), None);
     }
 
@@ -329,7 +344,7 @@ mod tests {
     #[test]
     fn another_version_is_not_damage() {
         let mut block = header_block();
-        block[12] = 2;
+        block[12] = 1;
         let checksum = naive_crc32c(&block[12..64]);
         block[8..12].copy_from_slice(&checksum.to_le_bytes());
         assert_eq!(Header::decode(&block), Err(HeaderError::OtherVersion));

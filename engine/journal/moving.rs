@@ -82,7 +82,7 @@ impl<M> Journal<M> {
                 Step::Grow => self.grow_ahead(),
                 Step::Copy => {}
                 Step::SyncCopied => self.sync_moved(),
-                Step::Announce => self.announce(memory),
+                Step::Announce => self.announce(memory, source.service_ms()),
                 Step::SyncCleared | Step::SyncAnnounced => {
                     if self.config.sync != CommitSync::Dsync {
                         self.sync_moved();
@@ -110,7 +110,8 @@ impl<M> Journal<M> {
             if self.scratch.len() == COMMIT_HEAD_BYTES {
                 return;
             }
-            self.key(to.generation).seal(to.sequence, &mut self.scratch);
+            let service_ms = source.service_ms();
+            self.key(to.generation).seal(to.sequence, service_ms, &mut self.scratch);
             let facts = Facts::default();
             self.start_write(memory, to.side, to.end_bytes, to.sequence, false, facts);
             let Stage::Moving(it) = &mut self.stage else { return };
@@ -200,13 +201,14 @@ impl<M> Journal<M> {
         }
     }
 
-    fn announce(&mut self, memory: &mut Memory) {
+    fn announce(&mut self, memory: &mut Memory, service_ms: u64) {
         let Stage::Moving(it) = &self.stage else { return };
         let header = Header {
             key: self.key(it.to.generation),
             core_count: self.config.core_count,
             is_relaxed: self.config.sync == CommitSync::StatesOnly,
             snapshot_end_bytes: it.to.end_bytes,
+            service_ms,
         };
         self.write_first_block(memory, Some(header));
     }

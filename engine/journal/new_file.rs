@@ -13,20 +13,22 @@ pub struct NewFile {
     /// For what follows it. To be written and synced first.
     pub commits: Vec<u8>,
     sequence: u64,
+    service_ms: u64,
 }
 
 impl NewFile {
-    /// The beginning of a core's journal.
+    /// The beginning of a core's journal. `service_ms`: see [`crate::service`].
     pub fn new<'a>(
         core: u16,
         core_count: u16,
         run: u64,
         sync: CommitSync,
+        service_ms: u64,
         tickets: impl IntoIterator<Item = &'a TicketRecord>,
     ) -> Self {
         let key = FileKey { run, core, generation: GENERATION_FIRST };
-        let mut file =
-            Self { header: vec![0; BLOCK_BYTES as usize], commits: Vec::new(), sequence: 0 };
+        let header = vec![0; BLOCK_BYTES as usize];
+        let mut file = Self { header, commits: Vec::new(), sequence: 0, service_ms };
         let mut commit = vec![0; COMMIT_HEAD_BYTES];
         for ticket in tickets {
             if commit.len() + ticket.encoded_bytes() as usize > COMMIT_BYTES_MAX as usize {
@@ -42,6 +44,7 @@ impl NewFile {
             core_count,
             is_relaxed: sync == CommitSync::StatesOnly,
             snapshot_end_bytes: file.end_bytes(),
+            service_ms,
         };
         header.encode(&mut file.header);
         file
@@ -62,7 +65,7 @@ impl NewFile {
     }
 
     fn push(&mut self, key: FileKey, commit: &mut Vec<u8>) {
-        key.seal(self.sequence, commit);
+        key.seal(self.sequence, self.service_ms, commit);
         self.sequence += 1;
         self.commits.extend_from_slice(commit);
         self.commits.resize(blocks_bytes(self.commits.len()) as usize, 0);
@@ -78,9 +81,9 @@ mod tests {
 
     #[test]
     fn takes_as_many_commits_as_it_needs() {
-        for (count, commit_count) in [(0, 0), (1, 1), (230, 1), (240, 2), (2_000, 9)] {
+        for (count, commit_count) in [(0, 0), (1, 1), (210, 1), (230, 2), (2_000, 10)] {
             let tickets: Vec<_> = (0..count).map(|it| ticket(it, 500)).collect();
-            let new = NewFile::new(0, 1, 1, CommitSync::Dsync, &tickets);
+            let new = NewFile::new(0, 1, 1, CommitSync::Dsync, 77, &tickets);
             let start = new.start(Side::A, [1 << 21; 2]);
             assert_eq!(start.sequence, commit_count);
             assert_eq!(start.end_bytes, new.commits.len() as u64 + u64::from(BLOCK_BYTES));
@@ -89,6 +92,7 @@ mod tests {
             let name = FileName { core: 0, side: Side::A };
             let recovery = recover(&[JournalFile { name, bytes: &bytes }]);
             assert_eq!((recovery.tickets, recovery.damage), (tickets, vec![]));
+            assert_eq!(recovery.service_ms, 77);
         }
     }
 }

@@ -30,6 +30,8 @@ pub struct Recovery {
     /// The number of the new run: higher than any that the files know, also of one whose start was
     /// cut short before its first header.
     pub run_next: u64,
+    /// Service time at the last commit of the run; see [`crate::service`].
+    pub service_ms: u64,
 }
 
 /// A place in a file that is not as the server left it.
@@ -100,7 +102,8 @@ pub fn recover(files: &[JournalFile<'_>]) -> Recovery {
     let Some(run) = runs.into_iter().rev().find(|it| counts(*it)) else { return recovery };
     let mut tickets = BTreeMap::new();
     for it in of(run) {
-        it.replay(&mut tickets, &mut recovery.damage);
+        let service_ms = it.replay(&mut tickets, &mut recovery.damage);
+        recovery.service_ms = recovery.service_ms.max(service_ms);
         recovery.in_use.push(it.file.name);
         recovery.is_relaxed |= it.header.is_relaxed;
     }
@@ -172,15 +175,25 @@ impl<'a> Found<'a> {
             || self.reader(self.header.snapshot_end_bytes).next().is_some()
     }
 
-    fn replay(&self, tickets: &mut BTreeMap<TicketId, TicketRecord>, damage: &mut Vec<Damage>) {
+    /// Returns the service time of the last commit.
+    fn replay(
+        &self,
+        tickets: &mut BTreeMap<TicketId, TicketRecord>,
+        damage: &mut Vec<Damage>,
+    ) -> u64 {
         let mut complain = |offset_bytes: u64, reason: DamageReason| {
             damage.push(Damage { file: self.file.name, offset_bytes, reason });
+        };
+        let mut last_ms = self.header.service_ms;
+        let mut apply = |(service_ms, records)| {
+            last_ms = last_ms.max(service_ms);
+            apply(records, service_ms, tickets);
         };
         let snapshot_end = self.header.snapshot_end_bytes;
         let mut reader = Reader { sequence: Some(0), ..self.reader(u64::from(BLOCK_BYTES)) };
         while reader.at_bytes < snapshot_end {
-            if let Some(records) = reader.next() {
-                apply(records, tickets);
+            if let Some(commit) = reader.next() {
+                apply(commit);
                 continue;
             }
             complain(reader.at_bytes, DamageReason::Snapshot);
@@ -188,8 +201,8 @@ impl<'a> Found<'a> {
             let next = reader.find(reader.sequence.unwrap_or(0)).filter(|it| *it < snapshot_end);
             reader = self.reader(next.unwrap_or(snapshot_end));
         }
-        while let Some(records) = reader.next() {
-            apply(records, tickets);
+        while let Some(commit) = reader.next() {
+            apply(commit);
         }
         // What can be in flight when the power goes may be there in any order.
         let later = reader.sequence.map(|it| it.saturating_add(WRITES_IN_FLIGHT_MAX as u64));
@@ -198,6 +211,7 @@ impl<'a> Found<'a> {
         {
             complain(reader.at_bytes, DamageReason::Log);
         }
+        last_ms
     }
 
     fn reader(&self, at_bytes: u64) -> Reader<'a> {
@@ -206,14 +220,14 @@ impl<'a> Found<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The records of the next commit, if it is whole.
-    fn next(&mut self) -> Option<Vec<Record>> {
+    /// Service time and records of the next commit, if it is whole.
+    fn next(&mut self) -> Option<(u64, Vec<Record>)> {
         let sequences = self.sequence.map_or(0..=u64::MAX, |it| it..=it);
         let commit = self.key.commit(self.rest(self.at_bytes)?, &sequences)?;
         let records = commit.records()?;
         self.at_bytes += commit.blocks_bytes();
         self.sequence = commit.sequence.checked_add(1);
-        Some(records)
+        Some((commit.service_ms, records))
     }
 
     /// Where a commit from `sequence` on stands, further on.
@@ -235,15 +249,16 @@ impl<'a> Reader<'a> {
     }
 }
 
-fn apply(records: Vec<Record>, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
+fn apply(records: Vec<Record>, service_ms: u64, tickets: &mut BTreeMap<TicketId, TicketRecord>) {
     for record in records {
         match record {
             Record::Ticket(ticket) => {
-                tickets.insert(ticket.id, ticket);
+                tickets.insert(ticket.new.id, ticket);
             }
             Record::Offset { id, committed_bytes } => {
                 if let Some(ticket) = tickets.get_mut(&id) {
                     ticket.committed_bytes = committed_bytes;
+                    ticket.active_at_ms = ticket.active_at_ms.max(service_ms);
                 }
             }
             Record::Removed { id } => {
@@ -266,7 +281,7 @@ mod tests {
 
     /// A core's file as a start writes it.
     fn file(core: u16, core_count: u16, run: u64, tickets: &[TicketRecord]) -> Vec<u8> {
-        let new = NewFile::new(core, core_count, run, CommitSync::Dsync, tickets);
+        let new = NewFile::new(core, core_count, run, CommitSync::Dsync, 0, tickets);
         [new.header, new.commits].concat()
     }
 
@@ -274,7 +289,7 @@ mod tests {
     fn append(file: &mut Vec<u8>, run: u64, core: u16, sequence: u64, record: &Record) {
         let mut commit = vec![0; COMMIT_HEAD_BYTES];
         record.encode(&mut commit);
-        FileKey { run, core, generation: GENERATION_FIRST }.seal(sequence, &mut commit);
+        FileKey { run, core, generation: GENERATION_FIRST }.seal(sequence, 0, &mut commit);
         file.extend_from_slice(&commit);
         file.resize(file.len().next_multiple_of(BLOCK_BYTES as usize), 0);
     }
@@ -287,7 +302,7 @@ mod tests {
     }
 
     fn ids(recovery: &Recovery) -> Vec<u128> {
-        recovery.tickets.iter().map(|it| it.id.0).collect()
+        recovery.tickets.iter().map(|it| it.new.id.0).collect()
     }
 
     fn reasons(recovery: &Recovery) -> Vec<(String, u64, DamageReason)> {
@@ -356,6 +371,21 @@ mod tests {
     }
 
     #[test]
+    fn time_goes_on_with_the_last_commit() {
+        let new = NewFile::new(0, 1, 1, CommitSync::Dsync, 100, &[ticket(1, 0), ticket(2, 0)]);
+        let mut log = [new.header, new.commits].concat();
+        assert_eq!(read(&[("0.a", &log)]).service_ms, 100);
+        let mut commit = vec![0; COMMIT_HEAD_BYTES];
+        Record::Offset { id: TicketId(1), committed_bytes: 5 }.encode(&mut commit);
+        FileKey { run: 1, core: 0, generation: GENERATION_FIRST }.seal(1, 250, &mut commit);
+        log.extend_from_slice(&commit);
+        let recovery = read(&[("0.a", &log)]);
+        assert_eq!(recovery.service_ms, 250);
+        let active: Vec<u64> = recovery.tickets.iter().map(|it| it.active_at_ms).collect();
+        assert_eq!(active, [250, 0]);
+    }
+
+    #[test]
     fn a_broken_commit_of_a_snapshot_takes_only_its_own_tickets() {
         let mut log = file(0, 1, 1, &[1, 2, 3, 4].map(|it| ticket(it, 60_000)));
         append(&mut log, 1, 0, 2, &Record::Ticket(ticket(5, 0)));
@@ -404,7 +434,7 @@ mod tests {
         assert_eq!(ids(&recovery), []);
         assert_eq!(reasons(&recovery), [("1.a".to_owned(), 0, DamageReason::Header)]);
         let mut later = good;
-        later[12] = 2;
+        later[12] = 1;
         let checksum = crc32c::crc32c(&later[12..HEADER_BYTES]);
         later[8..12].copy_from_slice(&checksum.to_le_bytes());
         let recovery = read(&[("0.a", &later)]);

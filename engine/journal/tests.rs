@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::buffer::Slice;
-use crate::record::RecordState;
+use crate::record::{NewTicket, RecordState};
 
 /// A journal whose ops are looked at one by one.
 struct Bench {
@@ -19,6 +19,10 @@ impl Source for Tickets {
     fn ticket(&self, id: TicketId) -> Option<TicketRecord> {
         self.0.get(&id).cloned()
     }
+
+    fn service_ms(&self) -> u64 {
+        0
+    }
 }
 
 impl Bench {
@@ -31,7 +35,7 @@ impl Bench {
     }
 
     fn closed(sync: CommitSync) -> Self {
-        let file = NewFile::new(0, 1, 1, sync, []);
+        let file = NewFile::new(0, 1, 1, sync, 0, []);
         let config = JournalConfig {
             core: 0,
             core_count: 1,
@@ -75,7 +79,7 @@ impl Bench {
     fn note(&mut self, number: u128, filename_bytes: usize) -> Position {
         let ticket = ticket(number, filename_bytes);
         let position = self.journal.note_ticket(&ticket);
-        self.tickets.0.insert(ticket.id, ticket);
+        self.tickets.0.insert(ticket.new.id, ticket);
         position
     }
 
@@ -105,18 +109,10 @@ impl Bench {
 
 pub(super) fn ticket(number: u128, filename_bytes: usize) -> TicketRecord {
     TicketRecord {
-        id: TicketId(number),
         state: RecordState::Receiving,
-        url: String::new(),
-        secret: String::new(),
-        finish_without_secret: false,
-        remove_when_finished: false,
-        owner_uid: None,
         filename_from_browser: "n".repeat(filename_bytes),
         length_bytes: 1 << 40,
-        committed_bytes: 0,
-        attempt: 0,
-        has_waited: false,
+        ..TicketRecord::new(NewTicket::new(TicketId(number), ""))
     }
 }
 

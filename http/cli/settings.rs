@@ -50,6 +50,10 @@ pub(super) struct Settings {
     #[arg(long, value_name = "TIME")]
     idle_timeout: Option<String>,
 
+    /// Cancel an upload that is not whole after so long [default: 30d]
+    #[arg(long, value_name = "TIME")]
+    lifetime: Option<String>,
+
     /// How long a web app may take to answer when it is told of a file [default: 55s]
     #[arg(long, value_name = "TIME")]
     callback_timeout: Option<String>,
@@ -57,6 +61,15 @@ pub(super) struct Settings {
     /// How long a web app that answered "wait" may take before it is asked again [default: 10m]
     #[arg(long, value_name = "TIME")]
     finish_timeout: Option<String>,
+
+    /// For how long a web app that cannot be told of a file is told again [default: 3d]
+    #[arg(long, value_name = "TIME")]
+    handover_timeout: Option<String>,
+
+    /// How often a web app may answer something else than done or wait, until the hand-over has
+    /// failed [default: 10]
+    #[arg(long, value_name = "N")]
+    refusals_max: Option<String>,
 
     /// Answer web apps also through a proxy; only where nobody else gets through it to
     /// /incoming/0.1/backend/ [default: false]
@@ -125,8 +138,11 @@ impl Settings {
             ("memory", &self.memory),
             ("connections_max", &self.connections_max),
             ("idle_timeout", &self.idle_timeout),
+            ("lifetime", &self.lifetime),
             ("callback_timeout", &self.callback_timeout),
             ("finish_timeout", &self.finish_timeout),
+            ("handover_timeout", &self.handover_timeout),
+            ("refusals_max", &self.refusals_max),
             ("backend_behind_proxy", &self.backend_behind_proxy),
             ("log_format", &self.log_format),
             ("log", &self.log),

@@ -36,6 +36,8 @@ pub(super) struct Recovered {
     /// Index: core.
     pub(super) cores: Vec<CoreStart>,
     pub(super) orphans: Orphans,
+    /// What the runs before have counted; see [`engine::service`].
+    pub(super) service_ms: u64,
 }
 
 #[derive(Debug)]
@@ -88,22 +90,22 @@ pub(super) fn recover(
             sync_files(storage)?;
         }
     }
-    let run = recovery.run_next;
+    let (run, service_ms) = (recovery.run_next, recovery.service_ms);
     let sides: Vec<Side> = (0..core_count).map(|core| recovery.side_for(core)).collect();
     let is_damaged = !recovery.damage.is_empty();
     drop(contents);
 
     let parts = list(storage, PARTS_NAME)?;
     let places = Places::new(&parts, &list(storage, ARRIVED_NAME)?);
-    let known: HashSet<TicketId> = recovery.tickets.iter().map(|it| it.id).collect();
+    let known: HashSet<TicketId> = recovery.tickets.iter().map(|it| it.new.id).collect();
     let mut tickets: Vec<Vec<RecoveredTicket>> = (0..core_count).map(|_| Vec::new()).collect();
     for record in recovery.tickets {
-        let place = places.of(record.id);
-        let owner = record.id.owner(core_count);
+        let place = places.of(record.new.id);
+        let owner = record.new.id.owner(core_count);
         tickets[usize::from(owner.0)].push(RecoveredTicket { record, place });
     }
     let beginnings = tickets.iter().zip(0..).map(|(tickets, core)| {
-        NewFile::new(core, core_count, run, sync, tickets.iter().map(|it| &it.record))
+        NewFile::new(core, core_count, run, sync, service_ms, tickets.iter().map(|it| &it.record))
     });
     let starts = journals.begin(&beginnings.collect::<Vec<_>>(), &sides)?;
     journals.remove_surplus(core_count)?;
@@ -125,7 +127,7 @@ pub(super) fn recover(
         let core = CoreId(core);
         CoreStart { core, run, log_start, tickets }
     });
-    Ok(Recovered { cores: cores.collect(), orphans })
+    Ok(Recovered { cores: cores.collect(), orphans, service_ms })
 }
 
 /// Makes everything durable that is written.

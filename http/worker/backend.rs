@@ -1,14 +1,14 @@
-//! Web apps: what they ask for, and how they are told.
+//! Web apps: what they ask for.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use engine::handover::{Answer, Callback, Outcome, retry_delay};
+use engine::handover::host_of;
 use engine::journal::Position;
 use engine::op::{Address, CoreId};
 use engine::ticket::TicketId;
-use engine::tickets::{ClientKey, NewTicket, State, Telling, Ticket, TicketError};
-use tracing::{info, warn};
+use engine::tickets::{ClientKey, NewTicket, Standing, Ticket, TicketError};
+use tracing::info;
 
 use super::Worker;
 use super::journal::Then;
@@ -37,9 +37,9 @@ impl Worker {
     ) {
         let id = match &request {
             BackendRequest::NewUpload(_) => self.draw_id_for(self.least_loaded()),
-            BackendRequest::CancelUpload { id, .. } | BackendRequest::FinishUpload { id, .. } => {
-                *id
-            }
+            BackendRequest::CancelUpload { id, .. }
+            | BackendRequest::FinishUpload { id, .. }
+            | BackendRequest::RetryUpload { id, .. } => *id,
         };
         let reply_to = ReplyTo { core: self.config.core, client };
         let request = OwnedRequest { id, request };
@@ -68,102 +68,18 @@ impl Worker {
             BackendRequest::NewUpload(new) => self.new_upload(now, id, new),
             BackendRequest::CancelUpload { secret, .. } => self.cancel_upload(now, id, &secret),
             BackendRequest::FinishUpload { secret, .. } => {
-                match self.tickets.check_finish(id, secret.as_deref()) {
-                    Ok(()) => (self.finished(now, id), Response::text(200, "ok")),
-                    // The app may be faster than its own `wait`.
-                    Err(TicketError::NotWaiting) if self.held.len() < HELD_COUNT_MAX => {
-                        let until = now + HOLD_FINISH;
-                        self.held.push(HeldFinish { ticket: id, reply_to, until });
-                        return;
-                    }
-                    Err(error) => (None, ticket_error_response(error, false)),
+                let check = self.tickets.check_finish(id, secret.as_deref());
+                // The app may be faster than its own `wait`.
+                if check == Err(TicketError::NotWaiting) && self.held.len() < HELD_COUNT_MAX {
+                    let until = now + HOLD_FINISH;
+                    self.held.push(HeldFinish { ticket: id, reply_to, until });
+                    return;
                 }
+                self.finish_upload(now, id, secret.as_deref())
             }
+            BackendRequest::RetryUpload { secret, .. } => self.retry_upload(now, id, &secret),
         };
         self.reply_after(now, position, reply_to, response);
-    }
-
-    /// Tells the web app what became of an upload, as soon as that is recorded. Repeated until it
-    /// has been told.
-    pub(super) fn tell(&mut self, id: TicketId, outcome: Outcome) -> Option<Position> {
-        let ticket = self.tickets.get_mut(id)?;
-        ticket.state = State::Telling { outcome, phase: Telling::Calling };
-        ticket.attempt = 0;
-        self.tickets.set_deadline(id, None);
-        let position = self.record(id);
-        self.after(position, Then::Call(id));
-        Some(position)
-    }
-
-    pub(super) fn on_callback_answer(
-        &mut self,
-        now: Instant,
-        id: TicketId,
-        attempt: u32,
-        answer: Answer,
-    ) {
-        let finish_timeout = self.config.finish_timeout;
-        let Some(ticket) = self.tickets.get_mut(id) else { return };
-        let is_current = ticket.attempt == attempt;
-        let State::Telling { outcome, phase } = &mut ticket.state else { return };
-        if !is_current || *phase != Telling::Calling {
-            return;
-        }
-        let is_arrival = matches!(outcome, Outcome::Arrived { .. });
-        match answer {
-            Answer::Done if is_arrival => {
-                self.finished(now, id);
-            }
-            Answer::Done | Answer::Wait if !is_arrival => self.forget_cancelled(id),
-            Answer::Done | Answer::Wait => {
-                *phase = Telling::Waiting;
-                ticket.has_waited = true;
-                info!(upload = %id.short(), "the web app asks to wait");
-                self.tickets.set_deadline(id, Some(now + finish_timeout));
-                self.record(id);
-            }
-            Answer::Unreached { error, retry_after } | Answer::Refused { error, retry_after } => {
-                *phase = Telling::BackingOff;
-                let delay = retry_delay(attempt, retry_after);
-                warn!(upload = %id.short(), attempt, %error, retry_s = delay.as_secs(),
-                    "the web app could not be told");
-                self.tickets.set_deadline(id, Some(now + delay));
-                self.record(id);
-                if !is_arrival {
-                    self.end_cancelled_client(id);
-                    if attempt >= CANCEL_ATTEMPTS_MAX {
-                        self.remove_ticket(id);
-                    }
-                }
-            }
-        }
-        self.answer_held(now, id);
-    }
-
-    pub(super) fn on_ticket_timeouts(&mut self, now: Instant) {
-        while let Some(id) = self.tickets.pop_due(now) {
-            let Some(ticket) = self.tickets.get(id) else { continue };
-            match &ticket.state {
-                // In use, or complete and in need of another try.
-                State::Receiving if ticket.client.is_some() => {
-                    self.tickets.set_deadline(id, Some(now + self.config.idle_timeout));
-                }
-                State::Receiving if self.is_complete(id) => self.settle(now, id),
-                State::Issued | State::Receiving => {
-                    info!(upload = %id.short(), "timed out");
-                    self.end_upload(now, id, "upload timed out".into());
-                }
-                State::Telling { phase: Telling::Calling, .. } | State::Storing => {}
-                State::Telling { .. } => self.call(id),
-                State::Finished => {
-                    // Nearly always the oldest.
-                    if let Some(index) = self.finished.iter().position(|it| *it == id) {
-                        self.finished.remove(index);
-                    }
-                    self.remove_ticket(id);
-                }
-            }
-        }
     }
 
     pub(super) fn on_held_timeouts(&mut self, now: Instant) {
@@ -181,111 +97,67 @@ impl Worker {
         if let Some(refusal) = self.refuse_for_storage() {
             return (None, refusal);
         }
-        if self.tickets.len() - self.finished.len() >= self.config.tickets_max as usize {
+        if self.tickets.len() - self.over.len() >= self.config.tickets_max as usize {
             let message = "too many tickets are open; finish or cancel some";
             return (None, Response::text(503, message).with_header("Retry-After", "60"));
         }
-        let NewUpload { url, secret, finish_without_secret, remove_when_finished, owner_uid } = new;
-        let new =
-            NewTicket { id, url, secret, finish_without_secret, remove_when_finished, owner_uid };
-        let record_bytes = Ticket::new(new.clone()).record(0).encoded_bytes() + NAME_BYTES_USUAL;
+        let lifetime_ms = self.config.lifetime.as_millis() as u64;
+        let life_ms =
+            new.expires_in_s.map_or(lifetime_ms, |it| lifetime_ms.min(it.saturating_mul(1000)));
+        let ticket = Ticket::new(NewTicket {
+            id,
+            url: new.url,
+            secret: new.secret,
+            finish_without_secret: new.finish_without_secret,
+            remove_when_finished: new.remove_when_finished,
+            owner_uid: new.owner_uid,
+            max_size_bytes: new.max_size_bytes,
+            expires_at_ms: Some(self.service_ms.saturating_add(life_ms)),
+            metadata: new.metadata,
+            dest_dir: String::new(),
+            signing_secret: new.signing_secret,
+            key: String::new(),
+        });
+        let record_bytes = ticket.record(0).encoded_bytes() + GROWTH_BYTES_USUAL;
         if !self.journal.has_room_for(now, record_bytes) {
             let message = "the journal is full: finish or cancel uploads, or make room on the disk";
             return (None, Response::text(507, message).with_header("Retry-After", "60"));
         }
-        self.tickets.insert(now, new, self.config.idle_timeout);
+        self.tickets.insert(ticket);
+        self.set_life_deadline(now, id);
         self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
         info!(upload = %id.short(), "ticket issued");
-        (Some(self.record(id)), Response::text(200, id.to_string()))
+        (Some(self.record(now, id)), Response::text(200, id.to_string()))
     }
 
     fn cancel_upload(&mut self, now: Instant, id: TicketId, secret: &str) -> Answered {
-        if let Err(error) = self.tickets.check_cancel(id, secret) {
-            return (None, ticket_error_response(error, true));
-        }
-        info!(upload = %id.short(), "cancelled by the web app");
-        let (ticket, position) = self.remove_ticket(id).expect("just checked");
-        if let Some(upload) = ticket.upload {
-            self.store.detach(now, upload);
-            self.after(position, Then::Discard(upload));
-            self.on_store_events(now);
-        }
-        if let Some(key) = ticket.client {
-            self.unbind(key);
-            self.after(position, Then::Revoke(key));
-        }
-        (Some(position), Response::text(200, "ok"))
-    }
-
-    /// The web app has the file.
-    fn finished(&mut self, now: Instant, id: TicketId) -> Option<Position> {
-        let ticket = self.tickets.get_mut(id)?;
-        info!(upload = %id.short(), length_bytes = ticket.length_bytes, "handed over");
-        ticket.on_finished();
-        let (upload, remove) = (ticket.upload.take(), ticket.new.remove_when_finished);
-        self.tickets.set_deadline(id, Some(now + self.config.idle_timeout));
-        let position = self.record(id);
-        self.after(position, Then::Finished { id, upload, remove });
-        Some(position)
-    }
-
-    /// That the web app has the file is durable: nobody needs it here any more.
-    pub(super) fn on_finish_recorded(&mut self, id: TicketId) {
-        let Some(ticket) = self.tickets.get_mut(id) else { return };
-        ticket.is_recorded = true;
-        if let Some(key) = ticket.client {
-            // One in the middle of the handshake hears it at the end of it.
-            let waiting = self.clients.get_mut(key).filter(|it| it.connection.is_waiting());
-            if let Some(client) = waiting {
-                client.connection.on_finished();
-                self.unbind(key);
-                self.pump_later(key);
+        match self.tickets.check_cancel(id, secret) {
+            Ok(Standing::ToDo) => {
+                info!(upload = %id.short(), "cancelled by the web app");
+                (Some(self.revoke(now, id)), Response::text(200, "ok"))
             }
-        }
-        self.finished.push_back(id);
-        if self.finished.len() > FINISHED_COUNT_MAX {
-            let oldest = self.finished.pop_front().expect("not empty");
-            self.remove_ticket(oldest);
+            Ok(Standing::Done) => (None, Response::text(200, "ok")),
+            Err(error) => (None, ticket_error_response(error, true)),
         }
     }
 
-    /// The web app knows that the upload was cancelled.
-    fn forget_cancelled(&mut self, id: TicketId) {
-        self.end_cancelled_client(id);
-        self.remove_ticket(id);
-    }
-
-    fn end_cancelled_client(&mut self, id: TicketId) {
-        let Some(key) = self.tickets.get_mut(id).and_then(|it| it.client.take()) else { return };
-        let was_bound = self.unbind(key).is_some();
-        if let Some(client) = self.clients.get_mut(key).filter(|_| was_bound) {
-            client.connection.on_cancelled();
-            self.pump_later(key);
+    fn finish_upload(&mut self, now: Instant, id: TicketId, secret: Option<&str>) -> Answered {
+        match self.tickets.check_finish(id, secret) {
+            Ok(Standing::ToDo) => (self.finished(now, id), Response::text(200, "ok")),
+            Ok(Standing::Done) => (None, Response::text(200, "ok")),
+            Err(error) => (None, ticket_error_response(error, false)),
         }
     }
 
-    pub(super) fn call(&mut self, id: TicketId) {
-        let Some(ticket) = self.tickets.get_mut(id) else { return };
-        let State::Telling { outcome, phase } = &mut ticket.state else { return };
-        *phase = Telling::Calling;
-        ticket.attempt += 1;
-        let callback = Callback {
-            ticket: id,
-            url: ticket.new.url.clone(),
-            backend_secret: ticket.new.secret.clone(),
-            signing_secret: String::new(),
-            metadata: String::new(),
-            filename_from_browser: ticket.filename_from_browser.clone(),
-            outcome: outcome.clone(),
-            attempt: ticket.attempt,
-        };
-        self.tickets.set_deadline(id, None);
-        let from = self.config.core;
-        self.post(Address::Control, Mail::Callback { from, callback });
+    fn retry_upload(&mut self, now: Instant, id: TicketId, secret: &str) -> Answered {
+        match self.tickets.check_retry(id, secret) {
+            Ok(()) => (self.retry(now, id), Response::text(200, "ok")),
+            Err(error) => (None, ticket_error_response(error, false)),
+        }
     }
 
     /// Those who wanted to finish while the answer was on its way.
-    fn answer_held(&mut self, now: Instant, id: TicketId) {
+    pub(super) fn answer_held(&mut self, now: Instant, id: TicketId) {
         if self.is_calling(id) {
             return;
         }
@@ -293,10 +165,7 @@ impl Worker {
             let held = self.held.swap_remove(index);
             // The secret was right when it was held.
             let secret = self.tickets.get(id).map(|it| it.new.secret.clone()).unwrap_or_default();
-            let (position, response) = match self.tickets.check_finish(id, Some(&secret)) {
-                Ok(()) => (self.finished(now, id), Response::text(200, "ok")),
-                Err(error) => (None, ticket_error_response(error, false)),
-            };
+            let (position, response) = self.finish_upload(now, id, Some(&secret));
             self.reply_after(now, position, held.reply_to, response);
         }
     }
@@ -324,17 +193,11 @@ impl Worker {
         }
     }
 
-    fn remove_ticket(&mut self, id: TicketId) -> Option<(Ticket, Position)> {
+    pub(super) fn remove_ticket(&mut self, id: TicketId) -> Option<(Ticket, Position)> {
         let ticket = self.tickets.remove(id)?;
+        self.outbox.remove(&host_of(&ticket.new.url), id);
         self.config.loads[usize::from(self.config.core.0)].fetch_sub(1, Ordering::Relaxed);
         Some((ticket, self.journal.note_removed(id)))
-    }
-
-    pub(super) fn is_complete(&self, id: TicketId) -> bool {
-        let upload = self.tickets.get(id).and_then(|it| it.upload);
-        let upload = upload.and_then(|it| self.store.upload(it));
-        upload.is_some_and(|it| it.is_complete())
-            && self.tickets.get(id).is_some_and(|it| it.length_bytes > 0)
     }
 
     fn least_loaded(&self) -> CoreId {
@@ -358,11 +221,5 @@ impl Worker {
 const HOLD_FINISH: Duration = Duration::from_secs(1);
 const HELD_COUNT_MAX: usize = 64;
 
-/// What a ticket's record grows by when a browser has come.
-const NAME_BYTES_USUAL: u32 = 256;
-
-/// Finished uploads that one core remembers.
-const FINISHED_COUNT_MAX: usize = 100_000;
-
-/// A web app that cannot be told of a cancellation for about an hour is not told.
-const CANCEL_ATTEMPTS_MAX: u32 = 18;
+/// What a ticket's record usually grows by: the file's name, and why a web app could not be told.
+const GROWTH_BYTES_USUAL: u32 = 256;

@@ -1,6 +1,6 @@
 //! What a restarted server has to know is recorded, and what must not happen before waits here.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::journal::{JournalEvent, Position, Source};
 use engine::op::{Address, Errno, Op, Token};
@@ -25,14 +25,16 @@ pub(super) enum Then {
     Revoke(ClientKey),
     /// The file of a cancelled upload goes.
     Discard(UploadKey),
-    /// The web app has the file: the browser hears so, and the file is the app's business or goes.
-    Finished { id: TicketId, upload: Option<UploadKey>, remove: bool },
+    /// The upload is over, and its file is the web app's business or goes. If the web app has it,
+    /// the browser hears so.
+    Over { id: TicketId, upload: Option<UploadKey>, remove: bool },
 }
 
 /// The core's tickets as they are now, for the journal.
 pub(super) struct Live<'a> {
     pub(super) tickets: &'a Tickets,
     pub(super) offsets: Offsets<'a>,
+    pub(super) service_ms: u64,
 }
 
 impl Source for Live<'_> {
@@ -44,14 +46,41 @@ impl Source for Live<'_> {
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
         self.offsets.durable(self.tickets.get(id)?.upload?)
     }
+
+    fn service_ms(&self) -> u64 {
+        self.service_ms
+    }
 }
 
 impl Worker {
-    /// The ticket has changed.
-    pub(super) fn record(&mut self, id: TicketId) -> Position {
-        let ticket = self.tickets.get(id).expect("a known ticket");
-        let durable = ticket.upload.and_then(|it| self.store.upload(it)).map(|it| it.durable());
-        self.journal.note_ticket(&ticket.record(durable.unwrap_or(0)))
+    /// Something has happened to the ticket.
+    pub(super) fn record(&mut self, now: Instant, id: TicketId) -> Position {
+        let ticket = self.tickets.get_mut(id).expect("a known ticket");
+        ticket.active_at_ms = self.service_ms;
+        self.clock_at = Some(now + CLOCK_EVERY);
+        self.note(id).expect("a known ticket")
+    }
+
+    fn note(&mut self, id: TicketId) -> Option<Position> {
+        let (_, offsets) = self.store.memory_and_offsets();
+        let live = Live { tickets: &self.tickets, offsets, service_ms: self.service_ms };
+        Some(self.journal.note_ticket(&live.ticket(id)?))
+    }
+
+    /// Commits carry the time. When there are none for long, one is made, so that a killed server
+    /// forgets little of the time for which its tickets have lived.
+    pub(super) fn on_clock_timeout(&mut self, now: Instant) {
+        if self.clock_at.is_some_and(|it| it <= now) {
+            self.note_clock();
+            self.clock_at = (!self.tickets.is_empty()).then_some(now + CLOCK_EVERY);
+        }
+    }
+
+    pub(super) fn note_clock(&mut self) {
+        let any = self.tickets.iter().next().map(|it| it.new.id);
+        if let Some(id) = any {
+            self.note(id);
+        }
     }
 
     /// Does something when everything up to `position` is durable.
@@ -87,13 +116,13 @@ impl Worker {
                     }
                 }
                 Then::Discard(upload) => self.store.discard(now, upload),
-                Then::Finished { id, upload, remove } => {
+                Then::Over { id, upload, remove } => {
                     match upload {
                         Some(upload) if remove => self.store.discard(now, upload),
                         Some(upload) => self.store.forget(upload),
                         None => {}
                     }
-                    self.on_finish_recorded(id);
+                    self.on_over_recorded(id);
                 }
             }
         }
@@ -102,7 +131,8 @@ impl Worker {
 
     pub(super) fn poll_journal(&mut self) -> Option<(Token, Op<Mail>)> {
         let (memory, offsets) = self.store.memory_and_offsets();
-        self.journal.poll_op(memory, &Live { tickets: &self.tickets, offsets })
+        let live = Live { tickets: &self.tickets, offsets, service_ms: self.service_ms };
+        self.journal.poll_op(memory, &live)
     }
 
     /// Nothing can be promised any more. What was is safe.
@@ -114,8 +144,9 @@ impl Worker {
 
     /// Everything below the offset is safe: now its browser may know.
     fn on_committed(&mut self, now: Instant, id: TicketId, committed_bytes: u64) {
-        let Some(ticket) = self.tickets.get(id) else { return };
+        let Some(ticket) = self.tickets.get_mut(id) else { return };
         let (Some(upload), client) = (ticket.upload, ticket.client) else { return };
+        ticket.active_at_ms = self.service_ms;
         self.store.on_committed(now, upload, committed_bytes);
         if let Some(key) = client {
             self.acknowledge(key, upload);
@@ -124,3 +155,6 @@ impl Worker {
         self.settle(now, id);
     }
 }
+
+/// A killed server forgets at most so much time.
+const CLOCK_EVERY: Duration = Duration::from_secs(600);

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use engine::record::{RecordState, TicketRecord};
+use engine::outbox::start_delay;
+use engine::record::{RecordState, Stand, TicketRecord};
 use engine::store::{ARRIVED_NAME, FilePlace, arrived_path};
-use engine::tickets::State;
+use engine::tickets::{State, Telling};
 
 use super::Worker;
 
@@ -26,12 +27,16 @@ impl Worker {
 
     fn restore_ticket(&mut self, now: Instant, recovered: RecoveredTicket) {
         let RecoveredTicket { record, place } = recovered;
-        let (id, length_bytes) = (record.id, record.length_bytes);
+        let (id, length_bytes) = (record.new.id, record.length_bytes);
         let is_receiving = record.state == RecordState::Receiving;
         // A browser had come, and the record of that had not: the next one finds its file made.
         let is_begun = record.state == RecordState::Issued && place == FilePlace::Parts;
-        let needs_file = is_receiving || is_begun || record.state == RecordState::Arrived;
-        let is_apps = record.state == RecordState::Finished && !record.remove_when_finished;
+        let (is_arrived, is_told) = match record.state {
+            RecordState::Arrived { stand } => (true, stand == Stand::Told),
+            _ => (false, false),
+        };
+        let needs_file = is_receiving || is_begun || is_arrived && !is_told;
+        let is_apps = is_told && !record.new.remove_when_finished;
         // A file leaves the parts when it is complete and synced, whatever its record says.
         let is_partial = is_receiving && place != FilePlace::Arrived;
         let committed_bytes =
@@ -40,14 +45,24 @@ impl Worker {
             .then(|| self.store.restore(id, length_bytes, committed_bytes, place));
         let path = self.absolute(arrived_path(ARRIVED_NAME.as_ref(), id));
         let ticket = self.tickets.restore(record, path);
+        let active_at = self.config.service.instant(ticket.active_at_ms);
         let at = match ticket.state {
             // Only its way out of the parts is left.
-            State::Receiving if length_bytes > 0 && committed_bytes == length_bytes => now,
-            State::Issued | State::Receiving | State::Finished => now + self.config.idle_timeout,
-            State::Storing | State::Telling { .. } => now,
+            State::Receiving if length_bytes > 0 && committed_bytes == length_bytes => Some(now),
+            State::Issued | State::Receiving => {
+                // Time for browsers to come back.
+                let idle = (active_at + self.config.idle_timeout).max(now + RETURN_TIME);
+                Some(idle.min(self.config.life_end(ticket)))
+            }
+            State::Finished | State::Cancelled { .. } => Some(active_at + self.config.idle_timeout),
+            State::Telling { phase: Telling::Waiting, .. } => {
+                Some((active_at + self.config.finish_timeout).max(now + start_delay(id)))
+            }
+            State::Storing | State::Telling { .. } => Some(now + start_delay(id)),
+            State::Failed { .. } => None,
         };
-        if ticket.state == State::Finished {
-            self.finished.push_back(id);
+        if ticket.state.is_over() {
+            self.over.push_back(id);
         }
         match upload {
             Some(_) if needs_file => ticket.upload = upload,
@@ -55,7 +70,7 @@ impl Worker {
             Some(upload) => self.store.discard(now, upload),
             None => {}
         }
-        self.tickets.set_deadline(id, Some(at));
+        self.tickets.set_deadline(id, at);
         self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
     }
 
@@ -64,3 +79,6 @@ impl Worker {
         self.config.storage_dir.join(path)
     }
 }
+
+/// After a start no upload is idle for too long before this: browsers try at least once a minute.
+const RETURN_TIME: Duration = Duration::from_secs(120);

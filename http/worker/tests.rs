@@ -26,7 +26,7 @@ struct Harness {
 impl Harness {
     fn new() -> Self {
         let now = Instant::now();
-        let file = NewFile::new(0, 1, 1, CommitSync::StatesOnly, []);
+        let file = NewFile::new(0, 1, 1, CommitSync::StatesOnly, 0, []);
         let config = WorkerConfig {
             core: CoreId(0),
             core_count: 1,
@@ -37,7 +37,10 @@ impl Harness {
             connections_max: 10,
             tickets_max: 10,
             idle_timeout: Duration::from_secs(3600),
+            lifetime: Duration::from_secs(86_400),
             finish_timeout: Duration::from_secs(600),
+            patience: Patience { timeout: Duration::from_secs(259_200), refusals_max: 10 },
+            service: ServiceClock::new(0, now),
             backend_behind_proxy: false,
             library_modified: UNIX_EPOCH,
             loads: Arc::new([AtomicU32::new(0)]),

@@ -7,7 +7,7 @@ use engine::handover::Outcome;
 use engine::op::Errno;
 use engine::store::{ARRIVED_NAME, Finish, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
-use engine::tickets::{AfterFailure, ClientKey, State, Telling};
+use engine::tickets::{AfterFailure, ClientKey, State};
 use engine::upload::AppendError;
 use tracing::{info, warn};
 
@@ -67,8 +67,15 @@ impl Worker {
         let Some(ticket) = self.tickets.get_mut(id) else {
             return self.refuse(now, key, PeerError::TicketUnknown);
         };
-        if let State::Telling { outcome: Outcome::Cancelled { .. }, .. } = ticket.state {
-            return self.refuse(now, key, PeerError::UploadOver);
+        match &ticket.state {
+            State::Telling { outcome: Outcome::Cancelled { .. }, .. }
+            | State::Failed { outcome: Outcome::Cancelled { .. } }
+            | State::Cancelled { .. } => return self.refuse(now, key, PeerError::UploadOver),
+            State::Failed { outcome: Outcome::Arrived { .. } } => {
+                return self.refuse(now, key, PeerError::HandoverFailed);
+            }
+            State::Issued | State::Receiving | State::Storing => {}
+            State::Telling { .. } | State::Finished => {}
         }
         let received = ticket.upload.and_then(|it| self.store.upload(it)).map(|it| it.received());
         let has_left = ticket.upload.is_some_and(|it| self.store.has_left(it));
@@ -76,7 +83,7 @@ impl Worker {
         let is_begun = match ticket.state {
             State::Issued => false,
             State::Receiving => received != Some(0) || has_left,
-            State::Storing | State::Telling { .. } | State::Finished => true,
+            _ => true,
         };
         if is_begun && ticket.length_bytes != length_bytes {
             return self.refuse(now, key, PeerError::FileSizeChanged);
@@ -109,7 +116,7 @@ impl Worker {
             client.ticket = Some(id);
         }
         if !is_begun {
-            self.record(id);
+            self.record(now, id);
         }
         if let Some(older) = older {
             info!(upload = %id.short(), "taken over by another connection");
@@ -138,7 +145,6 @@ impl Worker {
     pub(super) fn detach(&mut self, now: Instant, slot: u32) {
         let key = self.clients.key(slot);
         let Some(id) = self.unbind(key) else { return };
-        let idle_timeout = self.config.idle_timeout;
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         if ticket.client != Some(key) {
             return;
@@ -146,7 +152,8 @@ impl Worker {
         ticket.client = None;
         if ticket.state == State::Receiving {
             let upload = ticket.upload.expect("received into a file");
-            self.tickets.set_deadline(id, Some(now + idle_timeout));
+            ticket.active_at_ms = self.service_ms;
+            self.set_life_deadline(now, id);
             let received = self.store.upload(upload).map_or(0, |it| it.received());
             info!(upload = %id.short(), received_bytes = received, "disconnected");
             self.store.detach(now, upload);
@@ -212,7 +219,7 @@ impl Worker {
                 let Some((id, _)) = self.owner(upload) else { return };
                 info!(upload = %id.short(), "arrived");
                 let path = self.absolute(path);
-                self.tell(id, Outcome::Arrived { path });
+                self.tell(now, id, Outcome::Arrived { path });
             }
             StoreEvent::Failed { upload, errno } => self.on_failed(now, upload, errno),
             StoreEvent::Removed { .. } => {}
@@ -238,6 +245,9 @@ impl Worker {
                     self.unbind(key);
                 }
             }
+            // Given up, or cancelled, during the handshake.
+            State::Failed { .. } => self.refuse(now, key, PeerError::HandoverFailed),
+            State::Cancelled { .. } => self.refuse(now, key, PeerError::UploadOver),
         }
     }
 
@@ -297,7 +307,7 @@ impl Worker {
     pub(super) fn end_upload(&mut self, now: Instant, id: TicketId, reason: String) {
         let Some(ticket) = self.tickets.get_mut(id) else { return };
         let upload = ticket.upload.take();
-        let position = self.tell(id, Outcome::Cancelled { reason });
+        let position = self.tell(now, id, Outcome::Cancelled { reason });
         if let (Some(upload), Some(position)) = (upload, position) {
             self.store.detach(now, upload);
             self.after(position, Then::Discard(upload));
@@ -313,9 +323,11 @@ impl Worker {
         // It may have lost what was recorded.
         self.journal.note_offset(id);
         // If only the way out of the parts failed, nobody needs to come for the next try.
-        let again_after =
-            if self.is_complete(id) { STORE_AGAIN_AFTER } else { self.config.idle_timeout };
-        self.tickets.set_deadline(id, Some(now + again_after));
+        if self.is_complete(id) {
+            self.tickets.set_deadline(id, Some(now + STORE_AGAIN_AFTER));
+        } else {
+            self.set_life_deadline(now, id);
+        }
         if !errno.is_shortage() {
             // A look at the storage says whose failure it is.
             return self.judge_later(Failure { ticket: id, client, errno });
@@ -350,7 +362,7 @@ impl Worker {
                 self.unbind(key);
                 self.refuse(now, key, PeerError::StorageFailed);
             }
-            self.tell(id, Outcome::Cancelled { reason: "storage error".into() });
+            self.tell(now, id, Outcome::Cancelled { reason: "storage error".into() });
         } else if let Some(key) = current.filter(|_| current == client) {
             self.lose_client(now, id, key);
             self.close(now, key, close_code::INTERNAL_ERROR, "storage error");
@@ -427,9 +439,11 @@ impl Worker {
         Some((id, ticket.client))
     }
 
-    pub(super) fn is_calling(&self, id: TicketId) -> bool {
-        let state = self.tickets.get(id).map(|it| &it.state);
-        matches!(state, Some(State::Telling { phase: Telling::Calling, .. }))
+    pub(super) fn is_complete(&self, id: TicketId) -> bool {
+        let upload = self.tickets.get(id).and_then(|it| it.upload);
+        let upload = upload.and_then(|it| self.store.upload(it));
+        upload.is_some_and(|it| it.is_complete())
+            && self.tickets.get(id).is_some_and(|it| it.length_bytes > 0)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::server::{Server, Setup};
 const NEW: &str = "/incoming/0.1/backend/new_upload";
 const CANCEL: &str = "/incoming/0.1/backend/cancel_upload";
 const FINISH: &str = "/incoming/0.1/backend/finish_upload";
+const RETRY: &str = "/incoming/0.1/backend/retry_upload";
 const URL: &str = "http://127.0.0.1:9/hand_over";
 
 fn assert_ticket(response: &Response) -> String {
@@ -168,11 +169,11 @@ fn any_dest_type_is_accepted() {
 }
 
 #[test]
-fn cancel_and_finish_check_id_then_secret_then_state() {
+fn all_check_id_then_secret_then_state() {
     let server = Setup::default().start();
     let backend = Backend::done();
     let id = backend.ticket_with(&server, &[("backendSecret", "s3cret")]);
-    for target in [CANCEL, FINISH] {
+    for target in [CANCEL, FINISH, RETRY] {
         server.post(target, &[]).assert(400, "id not given");
         server.post(target, &[("id", "")]).assert(400, "id not given");
         server.post(target, &[("backendSecret", "s3cret")]).assert(400, "id not given");
@@ -188,8 +189,11 @@ fn cancel_and_finish_check_id_then_secret_then_state() {
     server.post(FINISH, &form).assert(412, "uploader is not in 'handing over' state");
     let by_query = format!("{CANCEL}?{}", encode(&form));
     server.request("POST", &by_query, &[], "").assert(200, "ok");
-    server.post(CANCEL, &form).assert(400, "id unknown");
-    server.post(FINISH, &form).assert(400, "id unknown");
+    server.post(CANCEL, &form).assert(200, "ok");
+    server.post(FINISH, &form).assert(412, "uploader is not in 'handing over' state");
+    server
+        .post(RETRY, &form)
+        .assert(412, "nothing to retry: no hand-over of this upload has failed");
     assert_eq!(backend.call_count(&id), 0, "cancel_upload never causes a callback");
 }
 

@@ -158,7 +158,7 @@ impl<'s> Life<'s> {
         client.cancel("by browser");
         client.finish_cancelled();
         assert_eq!(self.backend.call(&self.id, 1).cancel_reason(), "by browser");
-        self.server.wait_until_forgotten(&self.id);
+        self.server.wait_until_cancelled(&self.id);
     }
 
     fn cancel_by_backend(&mut self, mut client: Client) {
@@ -172,7 +172,7 @@ impl<'s> Life<'s> {
         client.cancel("as you say");
         client.finish_cancelled();
         assert_eq!(self.backend.call_count(&self.id), 0);
-        self.server.wait_until_forgotten(&self.id);
+        self.server.wait_until_cancelled(&self.id);
     }
 }
 

@@ -85,7 +85,7 @@ fn a_broken_disk_ends_the_upload_at_the_third_time(setup: &Setup) {
     }
     assert_eq!(backend.call(&id, 1).cancel_reason(), "storage error");
     assert_eq!(server.upload_files().len(), 1, "the file stays for the operator");
-    server.wait_until_forgotten(&id);
+    server.wait_until_cancelled(&id);
 
     // What fits is still stored.
     let small = Content::new(102, 500_000);

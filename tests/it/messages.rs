@@ -206,7 +206,7 @@ fn more_bytes_than_declared_cancel_the_upload() {
         client.chunk(vec![2; second]);
         client.finish_with_error(105, TOO_LONG);
         assert_eq!(backend.call(&id, 1).cancel_reason(), TOO_LONG);
-        server.wait_until_forgotten(&id);
+        server.wait_until_cancelled(&id);
     }
     server.wait_without_files();
 }
@@ -277,7 +277,7 @@ fn an_error_of_the_browser_cancels_the_upload() {
     client.say("MsgError", json!({"ErrorCode": 7, "Msg": "no <disk>"}));
     client.assert_closed(1000);
     assert_eq!(backend.call(&id, 1).cancel_reason(), "error from frontend: no <disk>");
-    server.wait_until_forgotten(&id);
+    server.wait_until_cancelled(&id);
     server.wait_without_files();
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use engine::journal::Recovery;
-use engine::record::{RecordState, TicketRecord};
+use engine::record::{RecordState, Stand, TicketRecord};
 use engine::ticket::TicketId;
 
 use crate::disk::Disk;
@@ -70,14 +70,16 @@ impl Upload {
     pub(crate) fn check_arrived(&self, disk: &Disk) {
         let recovery = recovered(disk, Disk::durable);
         let state = self.record(&recovery).map(|it| &it.state);
-        assert_eq!(state, Some(&RecordState::Arrived), "what is handed over is recorded so");
+        let is_right =
+            matches!(state, Some(RecordState::Arrived { stand }) if *stand != Stand::Told);
+        assert!(is_right, "what is handed over is recorded so: {state:?}");
     }
 
     /// Somebody is told that the web app has the file.
     pub(crate) fn check_finished(&self, disk: &Disk) {
         let recovery = recovered(disk, Disk::durable);
         let state = self.record(&recovery).map(|it| &it.state);
-        let is_right = matches!(state, Some(RecordState::Finished));
+        let is_right = matches!(state, Some(&FINISHED));
         assert!(
             is_right || state.is_none() && self.may_time_out,
             "finished is recorded: {state:?}"
@@ -106,7 +108,7 @@ impl Upload {
             || self.is_finish_known
             || matches!(self.end, Some(End::AllDone | End::Cancelled));
         assert!(!(is_live && is_ended), "what was over goes on: {record:?}");
-        let is_taken_back = self.is_finish_known && record.state != RecordState::Finished;
+        let is_taken_back = self.is_finish_known && record.state != FINISHED;
         assert!(!is_taken_back, "a file is handed over again: {record:?}");
         if is_live && !self.may_have_lost(disk) {
             let committed = record.committed_bytes as usize;
@@ -145,9 +147,7 @@ impl Upload {
                 record.unwrap().committed_bytes >= end as u64 || self.record_may_be_gone(disk)
             }
             // Meanwhile.
-            Some(RecordState::Cancelled { .. } | RecordState::Arrived | RecordState::Finished) => {
-                true
-            }
+            Some(RecordState::Cancelled { .. } | RecordState::Arrived { .. }) => true,
         };
         assert!(is_right, "{end} is acknowledged and not recorded: {record:?}");
     }
@@ -177,7 +177,7 @@ impl Upload {
     }
 
     fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
-        recovery.tickets.iter().find(|it| Some(it.id) == self.ticket)
+        recovery.tickets.iter().find(|it| Some(it.new.id) == self.ticket)
     }
 }
 
@@ -186,14 +186,16 @@ pub(crate) fn check_removal(path: &Path, disk: &Disk) {
     let name = path.file_name().and_then(|it| it.to_str()).expect("a name");
     let Some(id) = TicketId::parse(name) else { return };
     let recovery = recovered(disk, Disk::durable);
-    let state = recovery.tickets.iter().find(|it| it.id == id).map(|it| &it.state);
+    let state = recovery.tickets.iter().find(|it| it.new.id == id).map(|it| &it.state);
     let is_needed = match state {
-        None | Some(RecordState::Cancelled { .. } | RecordState::Finished) => false,
+        None | Some(&FINISHED | RecordState::Cancelled { .. }) => false,
         // The server ended before it recorded that a browser has come. Nothing was acknowledged.
         Some(RecordState::Issued) => !path.starts_with("parts"),
-        Some(RecordState::Receiving | RecordState::Arrived) => true,
+        Some(RecordState::Receiving | RecordState::Arrived { .. }) => true,
     };
     assert!(!is_needed, "{path:?} is removed in state {state:?}");
 }
+
+const FINISHED: RecordState = RecordState::Arrived { stand: Stand::Told };
 
 const LOOK_UP_EVERY: usize = 8;

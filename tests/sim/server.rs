@@ -8,7 +8,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use engine::durability::{Durability, SyncMethod};
 use engine::journal::{CommitSync, Recovery};
 use engine::op::{Address, CoreId, Machine};
+use engine::outbox::Patience;
 use engine::record::TicketRecord;
+use engine::service::ServiceClock;
 use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
 use engine::ticket::TicketId;
 use incoming::mail::Mail;
@@ -97,7 +99,7 @@ impl Server {
         self.boot = boot;
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
         for core in 0..core_count {
-            let config = self.config(CoreId(core), &start, &kernel.disk, rng);
+            let config = self.config(now, CoreId(core), &start, &kernel.disk, rng);
             let worker = Worker::new(now, config).unwrap();
             let mut core = Core::new(worker, CoreId(core), usize::from(core_count) + OUTSIDE_COUNT);
             core.accept_faults_left = self.settings.accept_faults_max;
@@ -106,7 +108,14 @@ impl Server {
         Ok(start.recovery)
     }
 
-    fn config(&self, core: CoreId, start: &Start, disk: &Disk, rng: &mut Rng) -> WorkerConfig {
+    fn config(
+        &self,
+        now: Instant,
+        core: CoreId,
+        start: &Start,
+        disk: &Disk,
+        rng: &mut Rng,
+    ) -> WorkerConfig {
         let mut ids = Rng::new(rng.next());
         let settings = &self.settings;
         let core_count = start.logs.len() as u16;
@@ -121,7 +130,10 @@ impl Server {
             connections_max: settings.connections_max,
             tickets_max: 1000,
             idle_timeout: settings.idle_timeout,
+            lifetime: Duration::from_secs(30 * 86_400),
             finish_timeout: Duration::from_secs(600),
+            patience: Patience { timeout: Duration::from_secs(72 * 3600), refusals_max: 10 },
+            service: ServiceClock::new(start.recovery.service_ms, now),
             backend_behind_proxy: false,
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
@@ -226,7 +238,7 @@ impl Settings {
 
 /// A ticket of the run before, and where its file lies now.
 fn recovered_ticket(record: &TicketRecord, disk: &Disk) -> RecoveredTicket {
-    let is_in = |it: &str| disk.data(&Path::new(it).join(record.id.to_string())).is_some();
+    let is_in = |it: &str| disk.data(&Path::new(it).join(record.new.id.to_string())).is_some();
     let place = match (is_in(ARRIVED_NAME), is_in(PARTS_NAME)) {
         (true, _) => FilePlace::Arrived,
         (false, true) => FilePlace::Parts,

@@ -69,12 +69,12 @@ impl<'d> Starter<'d> {
         }
         let mut tickets = vec![Vec::new(); usize::from(core_count)];
         for record in &recovery.tickets {
-            tickets[usize::from(record.id.owner(core_count).0)].push(record.clone());
+            tickets[usize::from(record.new.id.owner(core_count).0)].push(record.clone());
         }
-        let run = recovery.run_next;
-        let beginnings = tickets.iter().zip(0..);
+        let (run, service_ms) = (recovery.run_next, recovery.service_ms);
+        let beginning = |core, it| NewFile::new(core, core_count, run, sync, service_ms, it);
         let beginnings: Vec<NewFile> =
-            beginnings.map(|(it, core)| NewFile::new(core, core_count, run, sync, it)).collect();
+            tickets.iter().zip(0..).map(|(it, core)| beginning(core, it)).collect();
         let logs = self.begin(&recovery, &beginnings)?;
         self.remove_surplus(core_count)?;
         for file in std::mem::take(&mut self.files).into_values() {

@@ -134,18 +134,6 @@ impl World {
         let mails = self.server.tick(self.now, &mut self.kernel, &mut self.rng);
         self.on_mails(mails);
         for path in self.kernel.disk.take_removals() {
-            if std::env::var("DBG").is_ok() {
-                for core in &self.server.cores {
-                    let text = format!("{:?}", core.worker);
-                    let at = text.find("journal: Journal").unwrap();
-                    let b = text.find("awaiting: ").unwrap();
-                    eprintln!(
-                        "DBG {path:?} {} AW {}",
-                        &text[at..text.len().min(at + 900)],
-                        &text[b - 200..b + 300]
-                    );
-                }
-            }
             check_removal(&path, &self.kernel.disk);
         }
     }

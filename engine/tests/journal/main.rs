@@ -173,9 +173,16 @@ impl Sim {
         };
         let mut files = Vec::new();
         for core in 0..core_count {
-            let own = |it: &&TicketRecord| it.id.owner(core_count).0 == core;
+            let own = |it: &&TicketRecord| it.new.id.owner(core_count).0 == core;
             let tickets: Vec<_> = recovery.tickets.iter().filter(own).cloned().collect();
-            let file = NewFile::new(core, core_count, recovery.run_next, self.sync, &tickets);
+            let file = NewFile::new(
+                core,
+                core_count,
+                recovery.run_next,
+                self.sync,
+                recovery.service_ms,
+                &tickets,
+            );
             let name = FileName { core, side: recovery.side_for(core) };
             let other = FileName { core, side: name.side.other() };
             let length = file.file_bytes_min() as usize;
@@ -234,12 +241,12 @@ impl Sim {
             40..65 => self.turn(),
             65..70 if self.world.tickets.len() < 40 => {
                 let ticket = self.world.new_ticket(&mut self.rng, self.text_bytes);
-                let core = &mut self.cores[usize::from(self.world.core_of(ticket.id))];
+                let core = &mut self.cores[usize::from(self.world.core_of(ticket.new.id))];
                 if core.journal.has_room_for(self.now, ticket.encoded_bytes()) {
                     let position = core.journal.note_ticket(&ticket);
-                    self.world.on_noted(ticket.id, position);
+                    self.world.on_noted(ticket.new.id, position);
                 } else {
-                    self.world.tickets.remove(&ticket.id);
+                    self.world.tickets.remove(&ticket.new.id);
                 }
             }
             70..80 => {

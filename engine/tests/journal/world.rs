@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use engine::journal::{JournalEvent, Position, Recovery, Source};
-use engine::record::{RecordState, TicketRecord};
+use engine::record::{NewTicket, RecordState, Stand, TicketRecord};
 use engine::ticket::TicketId;
 
 use crate::rng::Rng;
@@ -61,7 +61,7 @@ impl World {
             noted: 0,
         };
         Self {
-            tickets: recovered.iter().map(|it| (it.id, history(it))).collect(),
+            tickets: recovered.iter().map(|it| (it.new.id, history(it))).collect(),
             committed: (0..core_count).map(|it| (it, Position(0))).collect(),
             core_count,
             has_failed: false,
@@ -83,19 +83,18 @@ impl World {
     }
 
     pub(crate) fn new_ticket(&mut self, rng: &mut Rng, text_bytes: usize) -> TicketRecord {
-        let record = TicketRecord {
-            id: TicketId(u128::from(rng.next()) << 64 | u128::from(rng.next())),
-            state: RecordState::Issued,
-            url: "http://app/".into(),
+        let id = TicketId(u128::from(rng.next()) << 64 | u128::from(rng.next()));
+        let new = NewTicket {
             secret: "secret".into(),
             finish_without_secret: rng.chance(50),
             remove_when_finished: rng.chance(50),
             owner_uid: rng.chance(50).then_some(7),
+            ..NewTicket::new(id, "http://app/")
+        };
+        let record = TicketRecord {
             filename_from_browser: "n".repeat(rng.below(text_bytes)),
             length_bytes: rng.next(),
-            committed_bytes: 0,
-            attempt: 0,
-            has_waited: false,
+            ..TicketRecord::new(new)
         };
         let live = Some(record.clone());
         let history = History {
@@ -106,19 +105,22 @@ impl World {
             reported: 0,
             noted: 0,
         };
-        self.tickets.insert(record.id, history);
+        self.tickets.insert(id, history);
         record
     }
 
     /// Another state, unlike any before. What it says of the offset may be out of date.
     pub(crate) fn change(&mut self, rng: &mut Rng, id: TicketId) -> TicketRecord {
         let record = self.tickets.get_mut(&id).unwrap().live.as_mut().unwrap();
-        record.attempt += 1;
+        record.telling.attempt += 1;
         record.state = match rng.below(4) {
             0 => RecordState::Receiving,
-            1 => RecordState::Arrived,
-            2 => RecordState::Cancelled { reason: "r".repeat(rng.below(20)) },
-            _ => RecordState::Finished,
+            1 => RecordState::Arrived { stand: Stand::Telling },
+            2 => {
+                let reason = "r".repeat(rng.below(20));
+                RecordState::Cancelled { stand: Stand::Telling, reason }
+            }
+            _ => RecordState::Arrived { stand: Stand::Told },
         };
         let record = record.clone();
         let committed_bytes = self.tickets[&id].offsets[self.tickets[&id].reported];
@@ -185,7 +187,7 @@ impl World {
     /// What was recovered from damaged files was noted once.
     pub(crate) fn check_possible(&self, recovery: &Recovery) {
         for found in &recovery.tickets {
-            let history = &self.tickets[&found.id];
+            let history = &self.tickets[&found.new.id];
             assert!(history.notes.iter().any(|it| it.is(found)), "never noted: {found:?}");
             let offset_max = history.offsets.iter().max();
             assert!(offset_max.is_some_and(|it| found.committed_bytes <= *it), "{found:?}");
@@ -195,7 +197,7 @@ impl World {
     /// What was recovered is what was promised, and nothing that never was.
     pub(crate) fn check(&self, recovery: &Recovery, promise: Promise) {
         assert_eq!(recovery.damage, [], "a crash damages nothing");
-        let found: BTreeMap<_, _> = recovery.tickets.iter().map(|it| (it.id, it)).collect();
+        let found: BTreeMap<_, _> = recovery.tickets.iter().map(|it| (it.new.id, it)).collect();
         assert_eq!(found.len(), recovery.tickets.len());
         assert!(found.keys().all(|it| self.tickets.contains_key(it)), "a ticket from nowhere");
         for (id, history) in &self.tickets {
@@ -236,9 +238,10 @@ impl History {
 
 impl Note {
     fn is(&self, found: &TicketRecord) -> bool {
-        let committed_bytes = found.committed_bytes;
+        // What comes with offsets, too.
+        let TicketRecord { committed_bytes, active_at_ms, .. } = *found;
         let record = self.record.clone();
-        record.is_some_and(|it| TicketRecord { committed_bytes, ..it } == *found)
+        record.is_some_and(|it| TicketRecord { committed_bytes, active_at_ms, ..it } == *found)
     }
 }
 
@@ -250,4 +253,11 @@ impl Source for World {
     fn durable_bytes(&self, id: TicketId) -> Option<u64> {
         self.tickets.get(&id)?.said().map(|it| it.committed_bytes)
     }
+
+    fn service_ms(&self) -> u64 {
+        SERVICE_MS
+    }
 }
+
+/// Time stands still here.
+const SERVICE_MS: u64 = 1_000;

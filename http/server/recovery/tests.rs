@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 
 use engine::op::CoreId;
-use engine::record::{RecordState, TicketRecord};
+use engine::record::{NewTicket, RecordState, TicketRecord};
 use rustix::fs::{FlockOperation, flock};
 
 use super::*;
@@ -55,8 +55,8 @@ impl Place {
         let recovery = journal::recover(&found);
         let new: Vec<NewFile> = (0..core_count)
             .map(|core| {
-                let own = tickets.iter().filter(|it| it.id.owner(core_count) == CoreId(core));
-                NewFile::new(core, core_count, recovery.run_next, CommitSync::Dsync, own)
+                let own = tickets.iter().filter(|it| it.new.id.owner(core_count) == CoreId(core));
+                NewFile::new(core, core_count, recovery.run_next, CommitSync::Dsync, 0, own)
             })
             .collect();
         let sides: Vec<Side> = (0..core_count).map(|it| recovery.side_for(it)).collect();
@@ -66,26 +66,21 @@ impl Place {
 }
 
 fn ticket(number: u128) -> TicketRecord {
+    let id = TicketId(number << 96 | number);
+    let new = NewTicket { secret: "secret".to_owned(), ..NewTicket::new(id, "http://127.0.0.1/") };
     TicketRecord {
-        id: TicketId(number << 96 | number),
         state: RecordState::Receiving,
-        url: "http://127.0.0.1/".to_owned(),
-        secret: "secret".to_owned(),
-        finish_without_secret: false,
-        remove_when_finished: true,
-        owner_uid: None,
         filename_from_browser: "name".to_owned(),
         length_bytes: 1 << 40,
         committed_bytes: 12_345,
-        attempt: 0,
-        has_waited: false,
+        ..TicketRecord::new(new)
     }
 }
 
 fn records(recovered: &Recovered) -> Vec<TicketRecord> {
     let mut records: Vec<_> =
         recovered.cores.iter().flat_map(|it| &it.tickets).map(|it| it.record.clone()).collect();
-    records.sort_by_key(|it| it.id);
+    records.sort_by_key(|it| it.new.id);
     records
 }
 
@@ -116,23 +111,24 @@ fn every_ticket_comes_to_its_core_whatever_their_number() {
     let place = Place::new("/dev/shm");
     let tickets: Vec<_> = (1..=50).map(ticket).collect();
     place.begin(3, &tickets);
-    place.touch(PARTS_NAME, &tickets[0].id.to_string());
-    place.touch(ARRIVED_NAME, &tickets[1].id.to_string());
+    place.touch(PARTS_NAME, &tickets[0].new.id.to_string());
+    place.touch(ARRIVED_NAME, &tickets[1].new.id.to_string());
     // A crash between rename and sync of a directory can leave both names.
-    place.touch(PARTS_NAME, &tickets[2].id.to_string());
-    place.touch(ARRIVED_NAME, &tickets[2].id.to_string());
+    place.touch(PARTS_NAME, &tickets[2].new.id.to_string());
+    place.touch(ARRIVED_NAME, &tickets[2].new.id.to_string());
     for core_count in [3, 1, 5, 2, 2, 4] {
         let recovered = place.recover(core_count);
         assert_eq!(records(&recovered), tickets);
         for (core, start) in recovered.cores.iter().enumerate() {
             let core = CoreId(core as u16);
-            assert!(start.tickets.iter().all(|it| it.record.id.owner(core_count) == core));
+            assert!(start.tickets.iter().all(|it| it.record.new.id.owner(core_count) == core));
             for it in &start.tickets {
-                let expected = match tickets.iter().position(|other| other.id == it.record.id) {
-                    Some(0) => FilePlace::Parts,
-                    Some(1 | 2) => FilePlace::Arrived,
-                    _ => FilePlace::Nowhere,
-                };
+                let expected =
+                    match tickets.iter().position(|other| other.new.id == it.record.new.id) {
+                        Some(0) => FilePlace::Parts,
+                        Some(1 | 2) => FilePlace::Arrived,
+                        _ => FilePlace::Nowhere,
+                    };
                 assert_eq!(it.place, expected);
             }
         }
@@ -156,7 +152,7 @@ fn a_start_that_was_cut_short_changes_nothing() {
         assert_eq!(recovery.tickets, tickets);
         let none: [&TicketRecord; 0] = [];
         for core in 0..3 {
-            let new = NewFile::new(core, 3, recovery.run_next, CommitSync::Dsync, none);
+            let new = NewFile::new(core, 3, recovery.run_next, CommitSync::Dsync, 0, none);
             let name = FileName { core, side: recovery.side_for(core) };
             journals.prepare(name, new.file_bytes_min(), new.file_bytes_min()).unwrap();
             journals.write(name, &new.commits, u64::from(BLOCK_BYTES)).unwrap();
