@@ -152,12 +152,11 @@ impl Server {
         for (start, (listener, mailbox)) in starts {
             let core = start.core;
             let cpu = cpus[usize::from(core.0) % cpus.len()];
-            let to_control = control_sender.clone();
             let setup = Setup {
                 listeners: vec![listener],
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(control_mail(to_control, notifier.clone())),
+                control: Box::new(control_mail(control_sender.clone(), notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
