@@ -7,6 +7,7 @@
 mod layers;
 mod units;
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,8 @@ pub use units::{Problem, format_duration, format_size, nearest, parse_duration, 
 pub struct Config {
     /// Port 0: one that is free.
     pub listen: SocketAddr,
+    /// Somebody chose it: it is not the default.
+    pub listen_is_chosen: bool,
     /// Absolute.
     pub storage_dir: PathBuf,
     pub durability: DurabilityLevel,
@@ -60,6 +63,13 @@ pub enum DurabilityLevel {
     Synced,
     /// The end of the server, however sudden.
     Written,
+}
+
+impl fmt::Display for DurabilityLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let found = DURABILITY_LEVELS.iter().find(|(_, it)| it == self);
+        f.write_str(found.expect("every level has a name").0)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,6 +135,7 @@ impl Config {
         let all = || {
             Some(Self {
                 listen: listen?,
+                listen_is_chosen: layers.find("listen").is_some(),
                 storage_dir: storage_dir?,
                 durability: durability?,
                 reserve_bytes: reserve_bytes?,

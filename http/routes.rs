@@ -53,7 +53,7 @@ pub struct Router {
     pub library: Library,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
-    /// The server stops: the health route says so, and no upload begins.
+    /// The server stops: the health route says so.
     pub is_draining: bool,
 }
 
@@ -85,10 +85,6 @@ impl Router {
                 let (status, text) = if self.is_draining { (503, "stopping") } else { (200, "ok") };
                 let response = Response::text(status, text);
                 Route::Answer(response.with_header("Cache-Control", "no-store"))
-            }
-            Target::UploadWs if self.is_draining => {
-                let response = Response::text(503, "the server is stopping; come back at once");
-                Route::Answer(response.with_header("Retry-After", "1"))
             }
             Target::UploadWs => Route::Upload,
             Target::NewUpload

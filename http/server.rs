@@ -1,23 +1,25 @@
 //! A running server: one thread for each core, one for everything else, and how they end.
 
 mod boot;
+mod error;
+mod life;
+mod listeners;
 mod machine;
 mod medium;
+mod notify;
 mod orphans;
 mod recovery;
 pub mod storage;
+mod succession;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
-use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use engine::driver::{self, Backend, Helper, Runtime, Sender, Setup};
-use engine::journal::CommitSync;
+use engine::driver::{self, Backend, Runtime};
 use engine::op::{CoreId, Machine};
 use engine::outbox::Patience;
 use engine::service::ServiceClock;
@@ -26,57 +28,29 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
-use crate::control::admin::{AdminSocket, Desk};
-use crate::control::{Control, ControlSender};
+use crate::control::admin::Candidate;
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
+pub use error::ServerError;
+use life::{Foundation, Life, spawn};
 use medium::Medium;
-use orphans::Orphans;
-use recovery::{CoreStart, Recovered};
-use storage::{Storage, StorageError};
+use recovery::CoreStart;
+use storage::Storage;
+use succession::{Legacy, Predecessor, Successor};
 
 /// A server whose cores are working.
-#[derive(Debug)]
 pub struct Server {
-    address: SocketAddr,
-    cores: Vec<Sender<Mail>>,
-    control: ControlSender,
+    life: Life,
+    begin: Box<Begin>,
     notices: mpsc::Receiver<Notice>,
-    /// For whoever wants the server to stop.
-    notifier: mpsc::Sender<Notice>,
-    orphans: Orphans,
-    _storage: Storage,
+    foundation: Foundation,
 }
+
+type Begin = dyn Fn(&Foundation, &mpsc::Receiver<Notice>) -> Result<Life, ServerError> + Send;
 
 /// Asks a server to stop, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stopper(mpsc::Sender<Notice>);
-
-/// Why a server does not start, or does not go on. The text names key, value and remedy.
-#[derive(Debug)]
-pub enum ServerError {
-    Storage {
-        dir: std::path::PathBuf,
-        error: StorageError,
-    },
-    Listen {
-        address: SocketAddr,
-        error: io::Error,
-    },
-    /// tokio-uring cannot work without io_uring.
-    IoUringRefused {
-        error: io::Error,
-    },
-    /// A thread, a mailbox or the signals.
-    System {
-        what: &'static str,
-        error: io::Error,
-    },
-    Core {
-        core: CoreId,
-        error: io::Error,
-    },
-}
 
 /// What the server's threads tell it.
 #[derive(Debug)]
@@ -90,6 +64,21 @@ enum Notice {
         result: io::Result<()>,
     },
     Stop,
+    /// A new process wants to be the server.
+    Replace(Candidate),
+    /// It is; or it is gone.
+    Successor {
+        is_ready: bool,
+    },
+}
+
+/// What happens where another server has the storage directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Succession {
+    /// The start waits a while, then it fails.
+    Wait,
+    /// The other one is asked to hand over; and so may this one be.
+    TakeOver,
 }
 
 impl Server {
@@ -98,98 +87,95 @@ impl Server {
     /// # Errors
     /// See [`ServerError`]. Nothing goes on running then but threads that end by themselves.
     pub fn start(config: &Config) -> Result<Self, ServerError> {
-        Self::start_with(config, |it| Worker::new(Instant::now(), it))
+        Self::start_with(config, Succession::Wait, |it| Worker::new(Instant::now(), it))
     }
 
-    fn start_with<M, F>(config: &Config, make: F) -> Result<Self, ServerError>
+    /// Starts like [`Server::start`]. Where a server that was started in this way has the storage
+    /// directory and listens at the same address, it is asked to hand over: this one begins where
+    /// that one ends, with the same listeners, and nobody is refused meanwhile.
+    ///
+    /// # Errors
+    /// See [`ServerError`]. The process has to end then, so that the other server serves again.
+    pub fn start_or_take_over(config: &Config) -> Result<Self, ServerError> {
+        Self::start_with(config, Succession::TakeOver, |it| Worker::new(Instant::now(), it))
+    }
+
+    fn start_with<M, F>(
+        config: &Config,
+        succession: Succession,
+        make: F,
+    ) -> Result<Self, ServerError>
     where
         M: Machine<Mail = Mail>,
         F: Fn(WorkerConfig) -> io::Result<M> + Clone + Send + 'static,
     {
         let system = |what| move |error| ServerError::System { what, error };
-        let cpus = machine::usable_cpus();
-        let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
         let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
-        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
+        let cpu_count = machine::usable_cpus().len();
+        let core_count = config.cores.unwrap_or(cpu_count.min(usize::from(u16::MAX)) as u16);
+        // What cannot work is found out before a server that works is asked to end.
         let backend = choose_backend(config.runtime)?;
+        let given = listeners::given(config)?;
+        let addresses: io::Result<Vec<_>> = given.iter().map(|it| it.local_addr()).collect();
+        let mut wanted = addresses.map_err(system("ask for the address"))?;
+        if wanted.is_empty() {
+            wanted.push(config.listen);
+        }
+        let mut predecessor = None;
+        let mut inherited = Vec::new();
+        let storage = Storage::open_with(&config.storage_dir, LOCK_PATIENCE, || {
+            if succession == Succession::Wait {
+                return Ok(None);
+            }
+            let legacy = Predecessor::ask(config, &wanted)?;
+            Ok(legacy.map(|Legacy { lock, listeners, predecessor: it }| {
+                predecessor = Some(it);
+                inherited = listeners;
+                lock
+            }))
+        })
+        .map_err(denied)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
-        let listeners = machine::listen(config.listen, core_count)
-            .map_err(|error| ServerError::Listen { address: config.listen, error })?;
+        let mut listeners = listeners::join(inherited, given).map_err(system("join listeners"))?;
+        if listeners.is_empty() {
+            listeners = listeners::listen(config.listen, core_count)
+                .map_err(|error| ServerError::Listen { address: config.listen, error })?;
+        }
         let address = listeners[0].local_addr().map_err(system("ask for the address"))?;
-        let sync = CommitSync::new(medium.durability, medium.direct);
-        let Recovered { cores: starts, mut orphans, service_ms } =
-            recovery::recover(&storage.dir, core_count, sync, config.idle_timeout)
-                .map_err(denied)?;
-        orphans.collect(SystemTime::now());
-
-        let mailboxes: io::Result<(Vec<_>, Vec<_>)> =
-            (0..core_count).map(|_| driver::mailbox::<Mail>()).collect();
-        let (cores, receivers) = mailboxes.map_err(system("make a mailbox"))?;
-        let helper = Helper::start(backend, storage.dir.clone())
-            .map_err(system("start the helper thread"))?;
-        let posts = cores.clone();
-        let (control, control_sender) = Control::new(config.callback_timeout, {
-            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-        })
-        .map_err(system("start the control thread"))?;
-        // Uploads do not need it: where the file system has no sockets, the server serves.
-        let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => control.with_admin(Desk { listen: vec![address] }, socket),
+        let (notifier, notices) = mpsc::channel();
+        let foundation = Foundation {
+            config: config.clone(),
+            core_count,
+            backend,
+            storage,
+            medium,
+            listeners,
+            address,
+            hands_over: succession == Succession::TakeOver,
+            notifier,
+        };
+        let begin = move |foundation: &Foundation, notices: &mpsc::Receiver<Notice>| {
+            Life::begin(foundation, notices, &make)
+        };
+        let life = match begin(&foundation, &notices) {
+            Ok(life) => life,
             Err(error) => {
-                tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
-                control
+                if let Some(it) = predecessor {
+                    it.give_up();
+                }
+                return Err(error);
             }
         };
-        spawn("control".to_owned(), move || control.run())
-            .map_err(system("start the control thread"))?;
-
-        let service = ServiceClock::new(service_ms, Instant::now());
-        let (notifier, notices) = mpsc::channel();
-        let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
-        let runtime = config.runtime;
-        let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
-        for (start, (listener, mailbox)) in starts {
-            let core = start.core;
-            let cpu = cpus[usize::from(core.0) % cpus.len()];
-            let setup = Setup {
-                listeners: vec![listener],
-                mailbox,
-                cores: cores.clone(),
-                control: Box::new(control_mail(control_sender.clone(), notifier.clone())),
-                helper: helper.clone(),
-                backend,
-            };
-            let config = worker_config(config, start, medium, service, loads.clone());
-            let (make, notifier) = (make.clone(), notifier.clone());
-            let body = move || {
-                if let Err(error) = machine::pin(cpu) {
-                    tracing::warn!(core = core.0, cpu, %error, "cannot stay on one CPU");
-                }
-                // Made here, so that its memory is near this CPU.
-                let result = make(config).and_then(|worker| {
-                    let _ = notifier.send(Notice::CoreReady);
-                    driver::run(runtime, worker, setup)
-                });
-                let _ = notifier.send(Notice::CoreEnded { core, result });
-            };
-            spawn(format!("core-{}", core.0), body).map_err(system("start a core's thread"))?;
+        if let Some(it) = predecessor {
+            it.release();
         }
-        let server = Self {
-            address,
-            cores,
-            control: control_sender,
-            notices,
-            notifier,
-            orphans,
-            _storage: storage,
-        };
-        server.wait_until_ready()?;
+        notify::ready();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             listen = %address,
             storage_dir = %config.storage_dir.display(),
-            runtime = %runtime,
+            runtime = %config.runtime,
             engine = match backend {
                 Backend::IoUring => "io_uring",
                 Backend::Epoll => "epoll",
@@ -199,59 +185,134 @@ impl Server {
             memory_total = format_size(u64::from(config.memory_bytes) * u64::from(core_count)),
             "ready"
         );
-        Ok(server)
+        Ok(Self { life, begin: Box::new(begin), notices, foundation })
     }
 
     /// Where it listens; never port 0.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.foundation.address
     }
 
     pub fn stopper(&self) -> Stopper {
-        Stopper(self.notifier.clone())
+        Stopper(self.foundation.notifier.clone())
     }
 
-    /// Serves until [`Stopper::stop`], then lets the cores end what they can.
+    /// Serves until [`Stopper::stop`], or until another process has taken over. What can be ended is
+    /// ended before.
     ///
     /// # Errors
     /// A core could not go on.
     pub fn run(mut self) -> Result<(), ServerError> {
-        let (mut running, mut draining) = (self.cores.len(), self.cores.len());
-        let mut deadline: Option<Instant> = None;
-        while running > 0 {
-            let patience = match deadline {
-                None => self.orphans.patience(SystemTime::now()),
-                Some(it) => it.saturating_duration_since(Instant::now()),
-            };
-            match self.notices.recv_timeout(patience).ok() {
-                Some(Notice::CoreEnded { result: Ok(()), .. }) => running -= 1,
-                Some(Notice::CoreEnded { core, result: Err(error) }) => {
-                    return Err(ServerError::Core { core, error });
-                }
-                Some(Notice::Stop) if deadline.is_none() => {
-                    tracing::info!("stopping");
-                    self.cores.iter().for_each(|it| it.send(Mail::Drain));
-                    deadline = Some(Instant::now() + STOP_PATIENCE);
-                }
-                Some(Notice::Drained) => {
-                    draining -= 1;
-                    // Cores ask each other until the last one is done.
-                    if draining == 0 {
-                        self.cores.iter().for_each(|it| it.send(Mail::Stop));
+        loop {
+            match self.serve()? {
+                None => return self.stop(),
+                Some(candidate) => {
+                    let Some(successor) = Successor::accept(candidate, &self.foundation) else {
+                        continue;
+                    };
+                    if self.hand_over(successor)? {
+                        return Ok(());
                     }
-                }
-                Some(Notice::Stop | Notice::CoreReady) => {}
-                None if deadline.is_none() => self.orphans.collect(SystemTime::now()),
-                None => {
-                    // What was acknowledged is on the disk; what was not, clients send again.
-                    tracing::warn!(cores = running, "some cores have not ended; stopping anyway");
-                    break;
                 }
             }
         }
-        self.control.send(Mail::Stop);
+    }
+
+    /// Until it is to stop, or somebody wants to take over.
+    fn serve(&mut self) -> Result<Option<Candidate>, ServerError> {
+        loop {
+            let patience = self.life.orphans.patience(SystemTime::now());
+            match self.notices.recv_timeout(patience) {
+                Ok(Notice::Stop) => return Ok(None),
+                Ok(Notice::Replace(candidate)) => return Ok(Some(candidate)),
+                Ok(Notice::CoreEnded { core, result: Err(error) }) => {
+                    return Err(ServerError::Core { core, error });
+                }
+                Ok(_) => {}
+                Err(_) => self.life.orphans.collect(SystemTime::now()),
+            }
+        }
+    }
+
+    /// Ends in time. Who wants to take over meanwhile gets what it needs.
+    fn stop(mut self) -> Result<(), ServerError> {
+        tracing::info!("stopping");
+        notify::stopping();
+        let deadline = Instant::now() + STOP_PATIENCE;
+        let mut successor = None;
+        let foundation = &self.foundation;
+        let has_ended = self.life.end(&self.notices, Some(deadline), |notice| {
+            match notice {
+                Notice::Replace(it) if successor.is_none() => {
+                    successor = Successor::accept(it, foundation);
+                }
+                Notice::Replace(it) => Successor::refuse(it, ANOTHER_ONE),
+                _ => {}
+            }
+            None
+        })?;
+        if let Some(mut it) = successor.filter(|_| has_ended)
+            && let Err(error) = it.give(foundation)
+        {
+            tracing::warn!(pid = it.process_id, %error, "cannot hand over");
+        }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    /// True: the successor serves, or will. False: it is gone, and this one serves again.
+    fn hand_over(&mut self, mut successor: Successor) -> Result<bool, ServerError> {
+        let pid = successor.process_id;
+        tracing::info!(pid, "handing over to another server");
+        let foundation = &self.foundation;
+        let mut is_stopped = false;
+        let has_ended = self.life.end(&self.notices, None, |notice| match notice {
+            Notice::Stop => {
+                is_stopped = true;
+                Some(Instant::now() + STOP_PATIENCE)
+            }
+            Notice::Replace(it) => {
+                Successor::refuse(it, ANOTHER_ONE);
+                None
+            }
+            _ => None,
+        })?;
+        let given = if has_ended { successor.give(foundation) } else { Ok(()) };
+        if is_stopped {
+            tracing::info!("stopped");
+            return Ok(true);
+        }
+        let is_ready = match given.and_then(|()| successor.watch(foundation.notifier.clone())) {
+            Ok(()) => self.wait_for_successor(pid),
+            Err(error) => {
+                tracing::warn!(pid, %error, "cannot hand over");
+                false
+            }
+        };
+        if is_ready {
+            tracing::info!(pid, "another server has taken over");
+        } else {
+            tracing::warn!(pid, "it did not come up; serving again");
+            self.life = (self.begin)(&self.foundation, &self.notices)?;
+        }
+        Ok(is_ready)
+    }
+
+    /// For as long as it lives. Who is told to stop meanwhile leaves everything to it.
+    fn wait_for_successor(&self, pid: u64) -> bool {
+        loop {
+            match self.notices.recv_timeout(SUCCESSOR_REMINDER) {
+                Ok(Notice::Successor { is_ready }) => return is_ready,
+                Ok(Notice::Stop) => return true,
+                Ok(Notice::Replace(it)) => Successor::refuse(it, ANOTHER_ONE),
+                Ok(_) => {}
+                Err(_) => tracing::warn!(
+                    pid,
+                    "nobody serves: still waiting for the process that takes over; if it hangs, \
+                     kill it"
+                ),
+            }
+        }
     }
 
     /// SIGTERM and SIGINT stop the server; a second one ends the process at once.
@@ -272,20 +333,14 @@ impl Server {
                 stopper.stop();
             }
         })
+        .map(drop)
         .map_err(system)
     }
+}
 
-    fn wait_until_ready(&self) -> Result<(), ServerError> {
-        for _ in &self.cores {
-            match self.notices.recv() {
-                Ok(Notice::CoreEnded { core, result: Err(error) }) => {
-                    return Err(ServerError::Core { core, error });
-                }
-                Ok(_) => {}
-                Err(_) => unreachable!("the server holds a sender"),
-            }
-        }
-        Ok(())
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("address", &self.foundation.address).finish_non_exhaustive()
     }
 }
 
@@ -293,20 +348,6 @@ impl Stopper {
     pub fn stop(&self) {
         // A server that is gone has stopped.
         let _ = self.0.send(Notice::Stop);
-    }
-}
-
-/// What cores send to the control thread. What is about the server's end is not its business.
-fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
-    move |mail| match mail {
-        Mail::JournalFailed { from, errno } => {
-            let error = io::Error::from_raw_os_error(errno.0);
-            let _ = notifier.send(Notice::CoreEnded { core: from, result: Err(error) });
-        }
-        Mail::Drained { .. } => {
-            let _ = notifier.send(Notice::Drained);
-        }
-        mail => control.send(mail),
     }
 }
 
@@ -385,64 +426,13 @@ fn warn_about(config: &Config, core_count: u16) {
     }
 }
 
-/// Starts a thread whose panic ends the process: it would leave others waiting for ever.
-fn spawn(name: String, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let body = move || {
-        if catch_unwind(AssertUnwindSafe(body)).is_err() {
-            let name = thread::current().name().unwrap_or_default().to_owned();
-            tracing::error!(
-                thread = name,
-                "panicked; the process ends, acknowledged bytes are safe"
-            );
-            std::process::abort();
-        }
-    };
-    thread::Builder::new().name(name).spawn(body).map(drop)
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Storage { dir, error } => write!(
-                f,
-                "storage_dir = \"{}\": {error}\n  remedy: {}",
-                dir.display(),
-                error.remedy()
-            ),
-            Self::Listen { address, error } => write!(
-                f,
-                "listen = \"{address}\": cannot listen there: {error}\n  remedy: {}",
-                match error.kind() {
-                    io::ErrorKind::AddrInUse =>
-                        "stop what uses the port (ss -ltnp shows it), or choose another one",
-                    io::ErrorKind::AddrNotAvailable =>
-                        "choose an address of this machine (ip addr shows them)",
-                    io::ErrorKind::PermissionDenied =>
-                        "choose a port from 1024 on, or give the process CAP_NET_BIND_SERVICE",
-                    _ => "choose another address",
-                }
-            ),
-            Self::IoUringRefused { error } => write!(
-                f,
-                "runtime = \"{}\": io_uring is refused: {error}\n  remedy: {}; or choose \
-                 --runtime {}",
-                Runtime::TokioUring,
-                driver::io_uring_remedy(error),
-                Runtime::Monoio
-            ),
-            Self::System { what, error } => write!(f, "cannot {what}: {error}"),
-            Self::Core { core, error } => write!(f, "core {}: {error}", core.0),
-        }
-    }
-}
-
-impl std::error::Error for ServerError {}
-
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
-/// A server that was just told to stop needs a moment for it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
+/// A server that was just told to stop needs a moment for it: more than [`STOP_PATIENCE`].
+const LOCK_PATIENCE: Duration = Duration::from_secs(8);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
+const SUCCESSOR_REMINDER: Duration = Duration::from_secs(10);
+const ANOTHER_ONE: &str = "another process is taking over already";
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;
 

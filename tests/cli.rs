@@ -161,9 +161,13 @@ fn what_cannot_start_ends_with_1_and_says_why() {
 fn a_second_server_on_the_same_directory_or_port_is_refused() {
     let temp = tempfile::tempdir().unwrap();
     let mut first = Running::start(&mut serve(temp.path()));
-    let told =
-        format!("another server uses it (process {})\n  remedy: stop that", first.child.id());
-    assert_refused(&mut serve(temp.path()), 1, &told);
+    let told = format!(
+        "another server uses it (process {}): it listens at {}, and the new one would at \
+         127.0.0.1:1\n  remedy: give this one the same settings, which updates that server; or stop",
+        first.child.id(),
+        first.address
+    );
+    assert_refused(serve(temp.path()).args(["--listen", "127.0.0.1:1"]), 1, &told);
     let other = temp.path().join("other");
     assert_refused(
         serve(&other).args(["--listen", &first.address]),

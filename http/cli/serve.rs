@@ -20,7 +20,7 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let config = arguments.settings.resolve(&Home::find())?;
     log::start(&config);
-    let server = Server::start(&config)?;
+    let server = Server::start_or_take_over(&config)?;
     server.stop_on_signals()?;
     // For scripts, which wait for this line. Nobody listening to it is no error.
     let mut stdout = std::io::stdout();

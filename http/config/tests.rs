@@ -28,6 +28,7 @@ fn works_without_any_file() {
         config,
         Config {
             listen: "127.0.0.1:4000".parse().unwrap(),
+            listen_is_chosen: false,
             storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
             durability: DurabilityLevel::Synced,
             reserve_bytes: 64 << 20,
@@ -74,6 +75,7 @@ fn reads_every_key_from_a_file() {
     )
     .unwrap();
     assert_eq!(config.listen, "[::1]:0".parse().unwrap());
+    assert!(config.listen_is_chosen);
     assert_eq!(config.storage_dir, Path::new("/srv/in"));
     assert_eq!(config.durability, DurabilityLevel::Written);
     assert_eq!(config.reserve_bytes, 0);

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener as StdUnixListener;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +56,20 @@ impl AdminSocket {
 }
 
 /// What the socket's commands know and can do.
-#[derive(Debug)]
+#[expect(missing_debug_implementations, reason = "holds a closure")]
 pub struct Desk {
     /// Where the server listens.
     pub listen: Vec<SocketAddr>,
+    /// Gets those who want to be the next server, if this one hands over.
+    pub on_replace: Option<Box<dyn Fn(Candidate) + Send + Sync>>,
+}
+
+/// A process that wants to be the next server. What is said to it from here on is not the control
+/// thread's business.
+#[derive(Debug)]
+pub struct Candidate {
+    pub request: Value,
+    pub stream: StdUnixStream,
 }
 
 impl Desk {
@@ -71,6 +81,7 @@ impl Desk {
                 "version": env!("CARGO_PKG_VERSION"),
                 "listen": self.listen,
             }),
+            Some(REPLACE) => refusal("it is not one that hands over"),
             Some(other) => {
                 refusal(format!("this server (version {VERSION}) has no command {other:?}"))
             }
@@ -114,7 +125,15 @@ impl Desk {
         let mut received = Vec::new();
         while let Some(line) = read_line(&mut stream, &mut received).await? {
             let answer = match serde_json::from_slice::<Value>(&line) {
-                Ok(request) => self.answer(&request).await,
+                Ok(request) => match &self.on_replace {
+                    Some(on_replace) if request["command"] == REPLACE => {
+                        let stream = stream.into_std()?;
+                        stream.set_nonblocking(false)?;
+                        on_replace(Candidate { request, stream });
+                        return Ok(());
+                    }
+                    _ => self.answer(&request).await,
+                },
                 Err(error) => refusal(format!("a request is a JSON object on one line: {error}")),
             };
             say(&mut stream, &answer).await?;
@@ -157,6 +176,8 @@ fn reachable(storage_dir: &Path, directory: &File, name: &str) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
+/// The command of a process that wants to take over.
+const REPLACE: &str = "replace";
 const SOCKET_NAME: &str = "admin.sock";
 const NEW_NAME: &str = "admin.sock.new";
 const SOCKET_MODE: u32 = 0o600;

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,14 +15,14 @@ use engine::driver::{StorageDir, sync_directory};
 use engine::journal::JOURNAL_NAME;
 use engine::op::OpenHow;
 use engine::store::{ARRIVED_NAME, PARTS_NAME};
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, flock, fstat};
 
 /// A storage directory that this process may use, and nobody else while this lives.
 #[derive(Debug)]
 pub struct Storage {
     pub dir: Arc<StorageDir>,
-    /// Gives the lock back when it is closed.
-    _lock: File,
+    /// Gives the lock back when it is closed, unless a successor has it as well.
+    lock: File,
 }
 
 /// Why a storage directory cannot be used.
@@ -32,6 +32,8 @@ pub enum StorageError {
     NotDirectory(PathBuf),
     /// A server uses it. Its process id, if it could be read.
     Locked(Option<u32>),
+    /// A server uses it and does not hand over.
+    Refused { process_id: u64, why: String },
     /// `parts/` and `arrived/` are on different file systems.
     Divided,
     /// This file would have to be overwritten without having been understood.
@@ -47,9 +49,22 @@ impl Storage {
     /// # Errors
     /// Whatever would later stop an upload: see [`StorageError`].
     pub fn open(dir: &Path, patience: Duration) -> Result<Self, StorageError> {
+        Self::open_with(dir, patience, || Ok(None))
+    }
+
+    /// Opens `dir` likewise. `take_over` is called now and then while another server holds it: it
+    /// may get that one's lock.
+    ///
+    /// # Errors
+    /// See [`Storage::open`], and those of `take_over`.
+    pub fn open_with(
+        dir: &Path,
+        patience: Duration,
+        take_over: impl FnMut() -> Result<Option<OwnedFd>, StorageError>,
+    ) -> Result<Self, StorageError> {
         make_root(dir)?;
         let mut storage = StorageDir::open(dir).map_err(denied("open", dir))?;
-        let lock = lock(&storage, patience)?;
+        let lock = lock(&storage, patience, take_over)?;
         for (name, mode) in LAYOUT {
             storage.make_dir(name.as_ref(), mode).map_err(|error| match error.kind() {
                 ErrorKind::NotADirectory => StorageError::NotDirectory(dir.join(name)),
@@ -58,7 +73,12 @@ impl Storage {
         }
         storage.sync_directory(".".as_ref()).map_err(denied("sync", dir))?;
         try_out(&storage)?;
-        Ok(Self { dir: Arc::new(storage), _lock: lock })
+        Ok(Self { dir: Arc::new(storage), lock })
+    }
+
+    /// Whoever has it open holds the lock as well.
+    pub(super) fn lock(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
     }
 }
 
@@ -78,7 +98,11 @@ fn make_root(dir: &Path) -> Result<(), StorageError> {
     Ok(())
 }
 
-fn lock(storage: &StorageDir, patience: Duration) -> Result<File, StorageError> {
+fn lock(
+    storage: &StorageDir,
+    patience: Duration,
+    mut take_over: impl FnMut() -> Result<Option<OwnedFd>, StorageError>,
+) -> Result<File, StorageError> {
     let path = storage.path().join(LOCK_NAME);
     let mut file = open_or_make(storage, LOCK_NAME.as_ref())
         .map(File::from)
@@ -94,6 +118,13 @@ fn lock(storage: &StorageDir, patience: Duration) -> Result<File, StorageError> 
                 let _ = file.rewind();
                 let _ = (&mut file).take(PID_BYTES_MAX).read_to_string(&mut text);
                 let pid = text.trim().parse().ok();
+                if let Some(lock) = take_over()? {
+                    // The lock of this very file, or of none: then the next turn finds out.
+                    if is_same(&lock, &file).map_err(denied("look at", &path))? {
+                        file = lock.into();
+                    }
+                    continue;
+                }
                 if Instant::now() >= give_up {
                     return Err(StorageError::Locked(pid));
                 }
@@ -113,6 +144,11 @@ fn lock(storage: &StorageDir, patience: Duration) -> Result<File, StorageError> 
     let text = format!("{:<1$}\n", std::process::id(), PID_BYTES_MAX as usize - 1);
     let _ = file.write_all_at(text.as_bytes(), 0);
     Ok(file)
+}
+
+fn is_same(one: &OwnedFd, other: &File) -> io::Result<bool> {
+    let [one, other] = [fstat(one)?, fstat(other)?];
+    Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
 }
 
 /// Opens a file of the storage directory, made if it is missing (mode 0600).
@@ -167,6 +203,9 @@ impl StorageError {
         match self {
             Self::NotDirectory(_) => "give a directory, or a path where one can be made",
             Self::Locked(_) => "stop that server, or give this one a directory of its own",
+            Self::Refused { .. } => {
+                "give this one the same settings, which updates that server; or stop that one first"
+            }
             Self::Divided => "mount the file system on the storage directory itself",
             Self::JournalOfOtherVersion(_) => {
                 "start the version that wrote it; or move journal/ away, which forgets its tickets"
@@ -192,6 +231,9 @@ impl fmt::Display for StorageError {
             Self::NotDirectory(path) => write!(f, "{} is not a directory", path.display()),
             Self::Locked(Some(pid)) => write!(f, "another server uses it (process {pid})"),
             Self::Locked(None) => f.write_str("another server uses it"),
+            Self::Refused { process_id, why } => {
+                write!(f, "another server uses it (process {process_id}): {why}")
+            }
             Self::Divided => write!(
                 f,
                 "{PARTS_NAME}/ and {ARRIVED_NAME}/ in it are on different file systems, so that \

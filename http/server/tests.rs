@@ -84,7 +84,7 @@ fn config(dir: &Path) -> Config {
 #[test]
 fn starts_listens_and_stops() {
     let temp = tempfile::tempdir().unwrap();
-    let server = Server::start_with(&config(temp.path()), |it| {
+    let server = Server::start_with(&config(temp.path()), Succession::Wait, |it| {
         assert_eq!((it.core_count, it.loads.len()), (3, 3));
         Idle::new(false)
     })
@@ -98,7 +98,7 @@ fn starts_listens_and_stops() {
 #[test]
 fn a_core_that_cannot_start_stops_the_start() {
     let temp = tempfile::tempdir().unwrap();
-    let result = Server::start_with(&config(temp.path()), |it| {
+    let result = Server::start_with(&config(temp.path()), Succession::Wait, |it| {
         if it.core.0 == 1 { Err(io::ErrorKind::OutOfMemory.into()) } else { Idle::new(false) }
     });
     let error = result.unwrap_err();
@@ -126,7 +126,7 @@ fn child() {
     let Some(what) = std::env::var_os("INCOMING_TEST_CHILD") else { return };
     let temp = tempfile::tempdir().unwrap();
     let is_panic = what == "panic";
-    let server = Server::start_with(&config(temp.path()), move |_| {
+    let server = Server::start_with(&config(temp.path()), Succession::Wait, move |_| {
         assert!(!is_panic, "on purpose");
         Idle::new(true)
     })

@@ -35,6 +35,7 @@ mod settings;
 mod storage;
 mod take_over;
 mod ten_thousand;
+mod update;
 mod upload;
 mod vanished;
 mod websocket;

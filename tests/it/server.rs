@@ -3,7 +3,8 @@
 use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -49,6 +50,8 @@ pub struct Setup {
     /// Where the server is started within: a command that ends by running its last arguments,
     /// made from the storage directory.
     pub within: Option<fn(&Path) -> Vec<String>>,
+    /// A listener that is passed to it as a service manager does.
+    pub socket: Option<Arc<TcpListener>>,
     /// A copy of the server, for users who may not go to the build directory.
     pub binary: Option<PathBuf>,
 }
@@ -63,6 +66,7 @@ impl Setup {
             memory_mib: 16,
             environment: Vec::new(),
             within: None,
+            socket: None,
             binary: None,
         }
     }
@@ -83,6 +87,9 @@ impl Setup {
             let wrapper = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/without_io_uring.py");
             words.extend(["python3", wrapper, "EPERM"].map(str::to_owned));
         }
+        if self.socket.is_some() {
+            words.extend(["sh", "-c", SOCKET_SCRIPT].map(str::to_owned));
+        }
         let binary = self.binary.as_deref().map(|it| it.to_str().expect("UTF-8").to_owned());
         words.push(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_incoming").to_owned()));
         let mut command = Command::new(&words[0]);
@@ -99,7 +106,11 @@ impl Setup {
             command.env_remove(name);
         }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(match &self.socket {
+            Some(it) => Stdio::from(OwnedFd::from(it.try_clone().expect("duplicate"))),
+            None => Stdio::null(),
+        });
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
 }
@@ -350,4 +361,7 @@ fn wait_for_exit(child: &mut Child) -> ExitStatus {
     }
 }
 
+/// As `sd_listen_fds(3)` wants it: the descriptor 3, and whose it is.
+const SOCKET_SCRIPT: &str =
+    r#"exec 3<&0 0</dev/null; export LISTEN_PID=$$ LISTEN_FDS=1; exec "$0" "$@""#;
 const LOG_SHOWN_BYTES: usize = 20_000;

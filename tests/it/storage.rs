@@ -19,6 +19,7 @@ fn a_second_server_waits_for_the_first_to_end(setup: &Setup) {
     let storage = storage(setup.place);
     let path = storage.path().to_owned();
     let mut first = Server::start(setup, storage);
+    std::fs::remove_file(path.join("admin.sock")).expect("nobody can ask it to hand over");
     let mut second = Waiting::start(setup.command(&path));
     first.signal(Signal::TERM);
     assert_eq!(first.exit_status().code(), Some(0));
@@ -35,6 +36,7 @@ fn a_second_server_takes_over_from_a_killed_one() {
         let backend = Backend::done();
         let id = backend.ticket(&first);
         let mut client = Client::open(&first, &id, 100_000_000);
+        std::fs::remove_file(path.join("admin.sock")).expect("nobody can ask it to hand over");
         let mut second = Waiting::start(setup.command(&path));
         // Killed with writes under way.
         client.chunk(vec![1; 8_000_000]);
@@ -47,6 +49,8 @@ fn a_second_server_takes_over_from_a_killed_one() {
 #[test]
 fn a_second_server_does_not_wait_for_ever() {
     let server = Setup::default().start();
+    let socket = server.storage_dir().join("admin.sock");
+    std::fs::remove_file(socket).expect("nobody can ask it to hand over");
     let (status, said) = start_refused(Setup::default().command(server.storage_dir()));
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("another server uses it (process "), "{said}");

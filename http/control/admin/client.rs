@@ -27,7 +27,17 @@ impl AdminClient {
         let stream = UnixStream::connect(reachable(storage_dir, &directory, SOCKET_NAME))?;
         stream.set_read_timeout(Some(ANSWER_PATIENCE))?;
         stream.set_write_timeout(Some(ANSWER_PATIENCE))?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self::over(stream))
+    }
+
+    /// A conversation that the other side has begun.
+    pub fn over(stream: UnixStream) -> Self {
+        Self { reader: BufReader::new(stream) }
+    }
+
+    /// What it goes over. Between an answer and the next request nothing of it is buffered here.
+    pub fn stream(&self) -> &UnixStream {
+        self.reader.get_ref()
     }
 
     /// Asks for one thing. An answer with `error` is a refusal.

@@ -16,7 +16,7 @@ struct Served {
 
 fn serve(storage_dir: &Path) -> Served {
     let socket = AdminSocket::bind(storage_dir).unwrap();
-    let desk = Desk { listen: vec!["127.0.0.1:4000".parse().unwrap()] };
+    let desk = Desk { listen: vec!["127.0.0.1:4000".parse().unwrap()], on_replace: None };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -59,6 +59,7 @@ fn answers_line_by_line() {
         assert!(answer["error"].as_str().is_some_and(|it| it.contains(part)), "{answer}");
     };
     refused(&client.ask(&json!({ "command": "dance" })).unwrap(), "no command \"dance\"");
+    refused(&client.ask(&json!({ "command": "replace" })).unwrap(), "not one that hands over");
     refused(&client.ask(&json!([1])).unwrap(), "a request is");
     refused(&client.ask(&json!({ "command": 7 })).unwrap(), "a request is");
 
