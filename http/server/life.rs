@@ -23,7 +23,7 @@ use super::storage::Storage;
 use super::{Notice, ServerError, listeners, machine, worker_config};
 use crate::config::Config;
 use crate::control::admin::{AdminSocket, Desk};
-use crate::control::{Control, ControlSender};
+use crate::control::{self, Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::WorkerConfig;
 
@@ -79,10 +79,11 @@ impl Life {
         let helper = Helper::start(*backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(config.callback_timeout, {
-            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-        })
-        .map_err(system("start the control thread"))?;
+        let (control, control_sender) =
+            Control::new(control::Settings::new(config, *core_count), {
+                move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
+            })
+            .map_err(system("start the control thread"))?;
         // Uploads do not need it: where the file system has no sockets, the server serves.
         let control = match AdminSocket::bind(&config.storage_dir) {
             Ok(socket) => control.with_admin(desk(foundation), socket),

@@ -23,6 +23,7 @@ mod chaos;
 mod disk;
 mod drain;
 mod handover;
+mod hanging;
 mod http_framing;
 mod http_routes;
 mod lifecycle;
