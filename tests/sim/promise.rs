@@ -170,7 +170,7 @@ impl Upload {
         !self.is_synced && (disk.has_lost(&name) || disk.has_failed())
     }
 
-    fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
+    pub(crate) fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
         recovery.tickets.iter().find(|it| Some(it.new.id) == self.ticket)
     }
 }
