@@ -171,7 +171,7 @@ impl Schedule {
 
     pub(crate) fn check(&self) {
         assert_eq!(self.after_start.len(), 3);
-        let second = Duration::from_secs(1) + SLACK;
+        let second = Duration::from_secs(1);
         assert!(self.after_start.iter().all(|it| *it <= second), "{:?}", self.after_start);
         let last = *self.calls.last().unwrap();
         // A kill takes the service time since the last commit along: here, since the last try.
@@ -185,6 +185,6 @@ impl Schedule {
 }
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// A call is answered within 3 s, and steps take time.
-const SLACK: Duration = Duration::from_secs(8);
+/// A call is answered within 3 s, and the world may look away for longer than that.
+const SLACK: Duration = Duration::from_secs(30);
 const MOVES_MAX: usize = 50_000_000;
