@@ -59,6 +59,8 @@ pub(crate) struct Upload {
     pub(crate) app_dead_until: Option<Instant>,
     /// Of the last callback.
     pub(crate) attempt: u32,
+    /// Callbacks, all in all.
+    pub(crate) call_count: u32,
     /// The server has little patience with web apps.
     pub(crate) may_be_given_up: bool,
     /// What the browser knows in the end.
@@ -123,6 +125,7 @@ impl Upload {
             failed_answers_left: rng.pick(&[0, 1, 2, 6]),
             app_dead_until: None,
             attempt: 0,
+            call_count: 0,
             may_be_given_up: false,
             end: None,
         }

@@ -98,6 +98,7 @@ impl Told {
         // A try that was cut off is made again, and another try is counted from the beginning.
         assert!((1..=upload.attempt + 1).contains(&callback.attempt), "{callback:?}");
         upload.attempt = callback.attempt;
+        upload.call_count += 1;
         match &callback.outcome {
             Outcome::Arrived { path } => {
                 assert!(!upload.was_cancelled_by_app && upload.cancel_told.is_none());
