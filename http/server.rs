@@ -27,7 +27,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
 use crate::control::admin::{AdminSocket, Desk};
-use crate::control::{Control, ControlSender};
+use crate::control::{self, Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -127,7 +127,7 @@ impl Server {
         let helper = Helper::start(backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(config.callback_timeout, {
+        let (control, control_sender) = Control::new(control::Settings::new(config, core_count), {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
         })
         .map_err(system("start the control thread"))?;
@@ -150,12 +150,11 @@ impl Server {
         for (start, (listener, mailbox)) in starts {
             let core = start.core;
             let cpu = cpus[usize::from(core.0) % cpus.len()];
-            let to_control = control_sender.clone();
             let setup = Setup {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(control_mail(to_control, notifier.clone())),
+                control: Box::new(control_mail(control_sender.clone(), notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
