@@ -293,6 +293,7 @@ impl Server {
             tracing::info!(pid, "another server has taken over");
         } else {
             tracing::warn!(pid, "it did not come up; serving again");
+            self.foundation.storage.take_back();
             self.life = (self.begin)(&self.foundation, &self.notices)?;
         }
         Ok(is_ready)

@@ -76,6 +76,11 @@ impl Storage {
         Ok(Self { dir: Arc::new(storage), lock })
     }
 
+    /// This process has the directory again, after another one may have said so of itself.
+    pub(super) fn take_back(&self) {
+        note_holder(&self.lock);
+    }
+
     /// Whoever has it open holds the lock as well.
     pub(super) fn lock(&self) -> BorrowedFd<'_> {
         self.lock.as_fd()
@@ -139,11 +144,15 @@ fn lock(
             Err(error) => return Err(denied("lock", &path)(error.into())),
         }
     }
-    // Only for the message of a second server; the lock itself is the kernel's. A full disk must
-    // not stop a start.
-    let text = format!("{:<1$}\n", std::process::id(), PID_BYTES_MAX as usize - 1);
-    let _ = file.write_all_at(text.as_bytes(), 0);
+    note_holder(&file);
     Ok(file)
+}
+
+/// Only for the message of a second server; the lock itself is the kernel's. A full disk must not
+/// stop a start.
+fn note_holder(lock: &File) {
+    let text = format!("{:<1$}\n", std::process::id(), PID_BYTES_MAX as usize - 1);
+    let _ = lock.write_all_at(text.as_bytes(), 0);
 }
 
 fn is_same(one: &OwnedFd, other: &File) -> io::Result<bool> {
@@ -314,6 +323,21 @@ mod tests {
             format!("another server uses it (process {})", std::process::id())
         );
         drop(first);
+        open(temp.path()).unwrap();
+    }
+
+    #[test]
+    fn the_lock_of_a_server_that_hands_over_stays_locked() {
+        let temp = tempfile::tempdir().unwrap();
+        let first = open(temp.path()).unwrap();
+        let given = first.lock().try_clone_to_owned().unwrap();
+        // Another file's lock is none.
+        let mut offers = vec![given, tempfile::tempfile().unwrap().into()];
+        let second = Storage::open_with(temp.path(), Duration::ZERO, || Ok(offers.pop())).unwrap();
+        assert!(offers.is_empty());
+        drop(first);
+        assert!(matches!(open(temp.path()), Err(StorageError::Locked(_))));
+        drop(second);
         open(temp.path()).unwrap();
     }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -28,6 +28,7 @@ struct World {
     is_hurried: AtomicBool,
     is_over: AtomicBool,
     health_count: AtomicU64,
+    longest_wait_ms: AtomicU64,
 }
 
 struct Upload {
@@ -58,6 +59,7 @@ impl World {
             is_hurried: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             health_count: AtomicU64::new(0),
+            longest_wait_ms: AtomicU64::new(0),
         }
     }
 
@@ -128,11 +130,16 @@ impl World {
         if !say(&mut socket, "MsgAck", json!({ "Ack": true })) {
             return End::Again;
         }
-        let mut acknowledged = position;
+        let (mut acknowledged, mut in_flight_count) = (position, 0);
         loop {
-            while position < length && position - acknowledged < 3 * CHUNK_BYTES {
-                let piece = upload.content.piece(position, CHUNK_BYTES);
+            while position < length && in_flight_count < 3 {
+                let is_hurried = self.is_hurried.load(Ordering::Relaxed);
+                // It always goes on, and comes to no end before it is time.
+                let slowly = ((length - position) / 100).clamp(1, CHUNK_BYTES);
+                let chunk_bytes = if is_hurried { CHUNK_BYTES } else { slowly };
+                let piece = upload.content.piece(position, chunk_bytes);
                 position += piece.len() as u64;
+                in_flight_count += 1;
                 if socket.send(Message::binary(piece)).is_err() {
                     break;
                 }
@@ -140,6 +147,7 @@ impl World {
             match hear(&mut socket) {
                 Some((kind, data)) if kind == "MsgChunkAck" => {
                     acknowledged += data["ChunkSize"].as_u64().expect("ChunkSize");
+                    in_flight_count -= 1;
                     upload.acknowledged.fetch_max(acknowledged, Ordering::Relaxed);
                 }
                 Some((kind, _)) if kind == "MsgAllDone" => return End::Done,
@@ -156,9 +164,12 @@ impl World {
     fn monitor(&self, address: SocketAddr) {
         let request = request_bytes("GET", HEALTH, &[], "");
         while !self.is_over.load(Ordering::Relaxed) {
+            let asked_at = Instant::now();
             let mut connection = Connection::open(address);
             connection.send(&request);
             let response = connection.response();
+            let wait_ms = asked_at.elapsed().as_millis() as u64;
+            self.longest_wait_ms.fetch_max(wait_ms, Ordering::Relaxed);
             assert!(matches!(response.status, 200 | 503), "{}", response.status);
             self.health_count.fetch_add(1, Ordering::Relaxed);
             thread::sleep(Duration::from_millis(5));
@@ -217,9 +228,10 @@ fn three_updates_under_200_uploads() {
         world.uploads.iter().map(|it| it.connection_count.load(Ordering::Relaxed)).sum();
     assert!(connections > 200, "nobody noticed anything: there was no update");
     println!(
-        "3 updates, 200 uploads over {connections} connections, {} health requests: none refused, \
-         none reset, no byte lost",
-        world.health_count.load(Ordering::Relaxed)
+        "3 updates, 200 uploads over {connections} connections, {} other requests: none refused, none \
+         reset, the longest wait for an answer {} ms, no byte lost",
+        world.health_count.load(Ordering::Relaxed),
+        world.longest_wait_ms.load(Ordering::Relaxed)
     );
     drop(server);
 }
@@ -335,6 +347,8 @@ fn a_successor_that_fails_or_is_killed_leaves_the_old_one_serving() {
             });
         }
         world.wait_for_progress();
+        let holder = std::fs::read_to_string(server.storage_dir().join("lock")).expect("the lock");
+        assert_eq!(holder.trim(), server.process_id().to_string());
     });
     world.check_files();
 }
