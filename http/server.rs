@@ -292,9 +292,10 @@ impl Server {
         if is_ready {
             tracing::info!(pid, "another server has taken over");
         } else {
-            tracing::warn!(pid, "it did not come up; serving again");
+            tracing::warn!(pid, "it did not come up");
             self.foundation.storage.take_back();
             self.life = (self.begin)(&self.foundation, &self.notices)?;
+            tracing::info!("serving again");
         }
         Ok(is_ready)
     }

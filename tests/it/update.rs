@@ -38,6 +38,18 @@ struct Upload {
     connection_count: AtomicU64,
 }
 
+/// Nobody takes his time any more, also when a test fails.
+struct Hurry<'w>(&'w World);
+
+impl Drop for Hurry<'_> {
+    fn drop(&mut self) {
+        self.0.is_hurried.store(true, Ordering::Relaxed);
+        if thread::panicking() {
+            self.0.is_over.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Why a browser's connection ended.
 enum End {
     Done,
@@ -74,8 +86,9 @@ impl World {
                 .collect();
             let monitors: Vec<_> =
                 (0..4).map(|_| scope.spawn(move || self.monitor(address))).collect();
+            let hurry = Hurry(self);
             let changed = change();
-            self.is_hurried.store(true, Ordering::Relaxed);
+            drop(hurry);
             let uploads: Vec<_> = uploads.into_iter().map(|it| it.join()).collect();
             self.is_over.store(true, Ordering::Relaxed);
             let monitors: Vec<_> = monitors.into_iter().map(|it| it.join()).collect();
