@@ -25,8 +25,11 @@ pub struct Config {
     /// Absolute.
     pub storage_dir: PathBuf,
     pub durability: DurabilityLevel,
-    /// Below this much free space there are no new tickets.
+    /// Below this much free space there are no new tickets, and no file is begun that would not leave
+    /// it free.
     pub reserve_bytes: u64,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
     pub runtime: Runtime,
     /// Threads. `None`: one for each CPU that this process may use.
     pub cores: Option<u16>,
@@ -73,11 +76,12 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 17] = [
+pub const KEYS: [(&str, &str); 18] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
     ("reserve", "64MiB"),
+    ("max_size", ""),
     ("runtime", "monoio"),
     ("cores", ""),
     ("memory", "64MiB"),
@@ -102,6 +106,10 @@ impl Config {
         let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
         let durability = it.read("durability", |text| choose(text, &DURABILITY_LEVELS));
         let reserve_bytes = it.read("reserve", parse_size);
+        let max_size_bytes = it.read("max_size", |text| match text {
+            "" => Ok(None),
+            _ => parse_size(text).map(Some),
+        });
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
         let cores = it.read("cores", |text| match text {
             "" => Ok(None),
@@ -128,6 +136,7 @@ impl Config {
                 storage_dir: storage_dir?,
                 durability: durability?,
                 reserve_bytes: reserve_bytes?,
+                max_size_bytes: max_size_bytes?,
                 runtime: runtime?,
                 cores: cores?,
                 memory_bytes: memory_bytes?,

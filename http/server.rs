@@ -11,7 +11,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -145,6 +145,7 @@ impl Server {
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
         let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        let unallocated: Arc<[AtomicU64]> = (0..core_count).map(|_| AtomicU64::new(0)).collect();
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -158,7 +159,8 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, start, medium, service, loads.clone());
+            let shared = (loads.clone(), unallocated.clone());
+            let config = worker_config(config, start, medium, service, shared);
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -303,7 +305,7 @@ fn worker_config(
     start: CoreStart,
     medium: Medium,
     service: ServiceClock,
-    loads: Arc<[AtomicU32]>,
+    (loads, unallocated): (Arc<[AtomicU32]>, Arc<[AtomicU64]>),
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
@@ -321,7 +323,9 @@ fn worker_config(
         service,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
+        unallocated,
         reserve_bytes: config.reserve_bytes,
+        max_size_bytes: config.max_size_bytes,
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,

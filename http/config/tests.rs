@@ -31,6 +31,7 @@ fn works_without_any_file() {
             storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
             durability: DurabilityLevel::Synced,
             reserve_bytes: 64 << 20,
+            max_size_bytes: None,
             runtime: Runtime::Monoio,
             cores: None,
             memory_bytes: 64 << 20,

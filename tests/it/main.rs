@@ -25,6 +25,7 @@ mod handover;
 mod http_framing;
 mod http_routes;
 mod lifecycle;
+mod limits;
 mod many;
 mod messages;
 mod peers;

@@ -95,6 +95,7 @@ impl World {
             self.keep_going();
         }
         self.stop();
+        self.server.check_unallocated();
         self.check_files();
         self.kernel.trace.hash()
     }
