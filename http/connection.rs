@@ -296,8 +296,7 @@ impl Connection {
 
     /// It says which upload it is for, and has no answer to that yet.
     pub fn is_claiming(&self) -> bool {
-        let is_claiming =
-            matches!(&self.phase, Phase::Upload(it) if it.session.is_claiming());
+        let is_claiming = matches!(&self.phase, Phase::Upload(it) if it.session.is_claiming());
         is_claiming && !self.is_ending
     }
 

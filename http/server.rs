@@ -4,6 +4,7 @@ mod boot;
 mod machine;
 mod medium;
 mod orphans;
+mod places;
 mod recovery;
 pub mod storage;
 
@@ -59,6 +60,11 @@ pub enum ServerError {
         dir: std::path::PathBuf,
         error: StorageError,
     },
+    /// Files cannot be handed over to this group.
+    HandoverGroup {
+        name: String,
+        error: io::Error,
+    },
     Listen {
         address: SocketAddr,
         error: io::Error,
@@ -109,6 +115,7 @@ impl Server {
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
         let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
         let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
+        places::try_group(&storage, config.handover_group.as_ref())?;
         let backend = choose_backend(config.runtime)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
@@ -326,6 +333,8 @@ fn worker_config(
         unallocated,
         reserve_bytes: config.reserve_bytes,
         max_size_bytes: config.max_size_bytes,
+        handover_mode: config.handover_mode,
+        handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,
@@ -400,6 +409,12 @@ impl fmt::Display for ServerError {
                 "storage_dir = \"{}\": {error}\n  remedy: {}",
                 dir.display(),
                 error.remedy()
+            ),
+            Self::HandoverGroup { name, error } => write!(
+                f,
+                "handover_group = \"{name}\": this process may not give files to the group: \
+                 {error}\n  remedy: make its user a member (SupplementaryGroups= in the unit, usermod \
+                 -aG), or name a group that it is in"
             ),
             Self::Listen { address, error } => write!(
                 f,

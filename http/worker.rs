@@ -114,6 +114,9 @@ pub struct WorkerConfig {
     /// Below this much free space there are no new tickets, and no file is begun that would not
     /// leave it free, in bytes.
     pub reserve_bytes: u64,
+    /// What handed-over files may be used for, and by which group. `None`: as the original has it.
+    pub handover_mode: Option<u32>,
+    pub handover_gid: Option<u32>,
     /// Longer files are refused.
     pub max_size_bytes: Option<u64>,
     /// Which start of a server on this storage directory this is.

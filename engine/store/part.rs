@@ -86,6 +86,7 @@ pub struct Finish {
     /// Where it goes, on the same file system. Nothing is replaced.
     pub path: PathBuf,
     pub mode: u32,
+    pub group_gid: Option<u32>,
     pub owner_uid: Option<u32>,
 }
 

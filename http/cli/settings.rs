@@ -34,6 +34,15 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
 
+    /// Permissions of files that are handed over, octal [default: 0644, or 0770 if the web app takes
+    /// them away]
+    #[arg(long, value_name = "MODE")]
+    handover_mode: Option<String>,
+
+    /// Group of files that are handed over, by name or number [default: that of the server]
+    #[arg(long, value_name = "GROUP")]
+    handover_group: Option<String>,
+
     /// What the threads run on: monoio (io_uring, or epoll where that is refused) or tokio-uring
     /// [default: monoio]
     #[arg(long, value_name = "NAME")]
@@ -139,6 +148,8 @@ impl Settings {
             ("durability", &self.durability),
             ("reserve", &self.reserve),
             ("max_size", &self.max_size),
+            ("handover_mode", &self.handover_mode),
+            ("handover_group", &self.handover_group),
             ("runtime", &self.runtime),
             ("cores", &self.cores),
             ("memory", &self.memory),

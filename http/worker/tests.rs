@@ -47,6 +47,8 @@ impl Harness {
             unallocated: Arc::new([AtomicU64::new(0)]),
             reserve_bytes: 0,
             max_size_bytes: None,
+            handover_mode: None,
+            handover_gid: None,
             run: 1,
             log_start: file.start(Side::A, [FILE_BYTES_MIN; 2]),
             recovered: Vec::new(),

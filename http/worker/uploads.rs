@@ -56,13 +56,7 @@ impl Worker {
     }
 
     /// A browser says which upload its connection is for. Whoever had it before loses it.
-    pub(super) fn claim(
-        &mut self,
-        now: Instant,
-        key: ClientKey,
-        claim: Claim,
-        look: Look,
-    ) {
+    pub(super) fn claim(&mut self, now: Instant, key: ClientKey, claim: Claim, look: Look) {
         let Claim { id, request } = &claim;
         let (id, length_bytes) = (*id, request.length_bytes);
         let Some(ticket) = self.tickets.get_mut(id) else {
@@ -287,7 +281,11 @@ impl Worker {
         let finish = Finish {
             path: arrived_path(ARRIVED_NAME.as_ref(), id),
             // As the original: an app that takes the file away itself may also write it.
-            mode: if ticket.new.remove_when_finished { 0o644 } else { 0o770 },
+            mode: self.config.handover_mode.unwrap_or(match ticket.new.remove_when_finished {
+                true => 0o644,
+                false => 0o770,
+            }),
+            group_gid: self.config.handover_gid,
             owner_uid: ticket.new.owner_uid.filter(|_| !ticket.new.remove_when_finished),
         };
         self.tickets.set_deadline(id, None);

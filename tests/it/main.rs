@@ -29,6 +29,7 @@ mod limits;
 mod many;
 mod messages;
 mod peers;
+mod places;
 mod restart;
 mod resume;
 mod settings;

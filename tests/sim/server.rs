@@ -144,6 +144,8 @@ impl Server {
             unallocated: self.unallocated.clone(),
             reserve_bytes: 64 << 20,
             max_size_bytes: None,
+            handover_mode: None,
+            handover_gid: None,
             run: start.run,
             log_start: start.logs[core_index(core)],
             recovered: records.map(|it| recovered_ticket(it, disk)).collect(),
