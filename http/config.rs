@@ -5,6 +5,7 @@
 //! wrong with it and what to write instead.
 
 mod layers;
+mod secrets;
 mod units;
 
 use std::net::SocketAddr;
@@ -12,9 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::driver::Runtime;
+use rustls::pki_types::CertificateDer;
 use tracing_subscriber::EnvFilter;
 
 pub use layers::{ConfigError, Given, Layers, Source};
+pub use secrets::Secret;
 pub use units::{Problem, format_duration, format_size, nearest, parse_duration, parse_size};
 
 /// The settings of a server. Nothing in it changes after the start.
@@ -47,6 +50,10 @@ pub struct Config {
     pub lifetime: Duration,
     /// How long a web app may take to answer a callback.
     pub callback_timeout: Duration,
+    /// What callbacks are signed with.
+    pub callback_secret: Option<Secret>,
+    /// Who may vouch for web apps beside the authorities that this system trusts.
+    pub callback_ca: Vec<CertificateDer<'static>>,
     /// How long a web app may take after `wait` before it is asked again.
     pub finish_timeout: Duration,
     /// For how long a web app is told again that cannot be told.
@@ -103,6 +110,9 @@ pub const KEYS: [(&str, &str); 20] = [
     ("idle_timeout", "12h"),
     ("lifetime", "30d"),
     ("callback_timeout", "55s"),
+    ("callback_secret", ""),
+    ("callback_secret_file", ""),
+    ("callback_ca", ""),
     ("finish_timeout", "10m"),
     ("handover_timeout", "3d"),
     ("refusals_max", "10"),
@@ -138,6 +148,8 @@ impl Config {
         let idle_timeout = it.read("idle_timeout", duration_within(1, 365 * DAY_S));
         let lifetime = it.read("lifetime", duration_within(1, 10 * 365 * DAY_S));
         let callback_timeout = it.read("callback_timeout", duration_within(1, 3600));
+        let callback_secret = it.read_callback_secret();
+        let callback_ca = it.read("callback_ca", secrets::read_certificates);
         let finish_timeout = it.read("finish_timeout", duration_within(1, 30 * DAY_S));
         let handover_timeout = it.read("handover_timeout", duration_within(1, 365 * DAY_S));
         let refusals_max =
@@ -162,6 +174,8 @@ impl Config {
                 idle_timeout: idle_timeout?,
                 lifetime: lifetime?,
                 callback_timeout: callback_timeout?,
+                callback_secret: callback_secret?,
+                callback_ca: callback_ca?,
                 finish_timeout: finish_timeout?,
                 handover_timeout: handover_timeout?,
                 refusals_max: refusals_max?,
@@ -234,11 +248,26 @@ impl Reader<'_> {
                 self.errors.push(ConfigError {
                     source: given.map_or(Source::Default, |it| it.source.clone()),
                     key: key.to_owned(),
-                    value: format!("\"{text}\""),
+                    value: secrets::shown(key, format!("\"{text}\"")),
                     problem,
                 });
             })
             .ok()
+    }
+
+    /// The secret itself or a file that holds it, not both.
+    fn read_callback_secret(&mut self) -> Option<Option<Secret>> {
+        let here = self.read("callback_secret", secrets::parse_secret);
+        let is_here = !matches!(here, Some(None));
+        let in_file = self.read("callback_secret_file", |text| match text {
+            "" => Ok(None),
+            _ if is_here => Err(Problem::new(
+                "callback_secret is set as well",
+                "remove one of the two; a file keeps the secret from other users' eyes",
+            )),
+            _ => secrets::read_secret(text).map(Some),
+        });
+        Some(here?.or(in_file?))
     }
 }
 

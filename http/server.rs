@@ -28,7 +28,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
 use crate::control::admin::{AdminSocket, Desk};
-use crate::control::{Control, ControlSender};
+use crate::control::{self, Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -134,7 +134,7 @@ impl Server {
         let helper = Helper::start(backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(config.callback_timeout, {
+        let (control, control_sender) = Control::new(control::Settings::new(config, core_count), {
             move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
         })
         .map_err(system("start the control thread"))?;
