@@ -84,6 +84,22 @@ pub enum ServerError {
     },
 }
 
+/// What the cores tell each other without mail. Index: core.
+#[derive(Clone, Debug)]
+struct Shared {
+    loads: Arc<[AtomicU32]>,
+    unallocated: Arc<[AtomicU64]>,
+}
+
+impl Shared {
+    fn new(core_count: u16) -> Self {
+        Self {
+            loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
+            unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
+
 /// What the server's threads tell it.
 #[derive(Debug)]
 enum Notice {
@@ -151,8 +167,7 @@ impl Server {
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
-        let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
-        let unallocated: Arc<[AtomicU64]> = (0..core_count).map(|_| AtomicU64::new(0)).collect();
+        let shared = Shared::new(core_count);
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -166,8 +181,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let shared = (loads.clone(), unallocated.clone());
-            let config = worker_config(config, start, medium, service, shared);
+            let config = worker_config(config, start, medium, service, shared.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -312,11 +326,11 @@ fn worker_config(
     start: CoreStart,
     medium: Medium,
     service: ServiceClock,
-    (loads, unallocated): (Arc<[AtomicU32]>, Arc<[AtomicU64]>),
+    shared: Shared,
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
-        core_count: loads.len() as u16,
+        core_count: shared.loads.len() as u16,
         storage_dir: config.storage_dir.clone(),
         direct: medium.direct,
         durability: medium.durability,
@@ -330,7 +344,7 @@ fn worker_config(
         service,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
-        unallocated,
+        unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
         max_size_bytes: config.max_size_bytes,
         handover_mode: config.handover_mode,
@@ -338,7 +352,7 @@ fn worker_config(
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,
-        loads,
+        loads: shared.loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
 }
