@@ -130,8 +130,7 @@ impl Server {
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
         let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
-        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
-        places::try_group(&storage, config.handover_group.as_ref())?;
+        let storage = places::open(config)?;
         let backend = choose_backend(config.runtime)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
@@ -461,8 +460,6 @@ impl std::error::Error for ServerError {}
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
-/// A server that was just told to stop needs a moment for it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;

@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use engine::driver::StorageDir;
 use engine::op::OpenHow;
@@ -10,10 +11,18 @@ use engine::store::PARTS_NAME;
 
 use super::ServerError;
 use super::storage::{Storage, is_full};
-use crate::config::Group;
+use crate::config::{Config, Group};
+
+/// The storage directory and what else the operator has said about files, tried.
+pub(super) fn open(config: &Config) -> Result<Storage, ServerError> {
+    let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE)
+        .map_err(|error| ServerError::Storage { dir: config.storage_dir.clone(), error })?;
+    try_group(&storage, config.handover_group.as_ref())?;
+    Ok(storage)
+}
 
 /// Gives a file to the group that handed-over files shall have.
-pub(super) fn try_group(storage: &Storage, group: Option<&Group>) -> Result<(), ServerError> {
+fn try_group(storage: &Storage, group: Option<&Group>) -> Result<(), ServerError> {
     let Some(group) = group else { return Ok(()) };
     let given = with_trial_file(&storage.dir, |trial| {
         storage.dir.set_owner(trial, TRIAL_MODE, Some(group.gid), None)
@@ -39,5 +48,7 @@ fn with_trial_file(
     result
 }
 
+/// A server that was just told to stop needs a moment for it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const TRIAL_NAME: &str = ".trial";
 const TRIAL_MODE: u32 = 0o600;

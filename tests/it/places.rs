@@ -20,7 +20,7 @@ fn files_have_the_mode_and_group_that_the_operator_wants() {
     let backend = Backend::scripted(|call| {
         let metadata = call.path().metadata().expect("the file");
         assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (0o640, GROUP_ID));
-        let uid = if call.field("metadata") == "given" { 4711 } else { 0 };
+        let uid = if call.form.contains_key("metadata") { 4711 } else { 0 };
         assert_eq!(metadata.uid(), uid);
         crate::backend::Answer::Done
     });
@@ -69,7 +69,8 @@ fn an_unknown_group_stops_the_start() {
     let setup = Setup::default().with_environment("INCOMING_HANDOVER_GROUP", "nobody-has-this");
     let (status, said) = start_refused(setup.command(storage.path()));
     assert!(!status.success());
-    assert!(said.contains("INCOMING_HANDOVER_GROUP=nobody-has-this: there is no such"), "{said}");
+    let expected = r#"INCOMING_HANDOVER_GROUP="nobody-has-this": there is no such group"#;
+    assert!(said.contains(expected) && said.contains("remedy: "), "{said}");
 }
 
 fn as_stranger(_: &Path) -> Vec<String> {
