@@ -21,6 +21,7 @@ mod backend_api;
 mod cancel;
 mod chaos;
 mod disk;
+mod given_up;
 mod handover;
 mod hanging;
 mod http_framing;
