@@ -8,6 +8,7 @@ mod machine;
 mod medium;
 mod notify;
 mod orphans;
+mod places;
 mod recovery;
 pub mod storage;
 mod succession;
@@ -15,7 +16,7 @@ mod succession;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,7 +36,6 @@ pub use error::ServerError;
 use life::{Foundation, Life, spawn};
 use medium::Medium;
 use recovery::CoreStart;
-use storage::Storage;
 use succession::{Legacy, Predecessor, Successor};
 
 /// A server whose cores are working.
@@ -51,6 +51,22 @@ type Begin = dyn Fn(&Foundation, &mpsc::Receiver<Notice>) -> Result<Life, Server
 /// Asks a server to stop, from any thread.
 #[derive(Clone, Debug)]
 pub struct Stopper(mpsc::Sender<Notice>);
+
+/// What the cores tell each other without mail. Index: core.
+#[derive(Clone, Debug)]
+struct Shared {
+    loads: Arc<[AtomicU32]>,
+    unallocated: Arc<[AtomicU64]>,
+}
+
+impl Shared {
+    fn new(core_count: u16) -> Self {
+        Self {
+            loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
+            unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+}
 
 /// What the server's threads tell it.
 #[derive(Debug)]
@@ -110,7 +126,6 @@ impl Server {
         F: Fn(WorkerConfig) -> io::Result<M> + Clone + Send + 'static,
     {
         let system = |what| move |error| ServerError::System { what, error };
-        let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
         let cpu_count = machine::usable_cpus().len();
         let core_count = config.cores.unwrap_or(cpu_count.min(usize::from(u16::MAX)) as u16);
         // What cannot work is found out before a server that works is asked to end.
@@ -123,7 +138,7 @@ impl Server {
         }
         let mut predecessor = None;
         let mut inherited = Vec::new();
-        let storage = Storage::open_with(&config.storage_dir, LOCK_PATIENCE, || {
+        let storage = places::open(config, || {
             if succession == Succession::Wait {
                 return Ok(None);
             }
@@ -133,8 +148,7 @@ impl Server {
                 inherited = listeners;
                 lock
             }))
-        })
-        .map_err(denied)?;
+        })?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
         let mut listeners = listeners::join(inherited, given).map_err(system("join listeners"))?;
@@ -358,11 +372,11 @@ fn worker_config(
     start: CoreStart,
     medium: Medium,
     service: ServiceClock,
-    loads: Arc<[AtomicU32]>,
+    shared: Shared,
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
-        core_count: loads.len() as u16,
+        core_count: shared.loads.len() as u16,
         storage_dir: config.storage_dir.clone(),
         direct: medium.direct,
         durability: medium.durability,
@@ -376,11 +390,15 @@ fn worker_config(
         service,
         backend_behind_proxy: config.backend_behind_proxy,
         library_modified: library_modified(),
+        unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
+        max_size_bytes: config.max_size_bytes,
+        handover_mode: config.handover_mode,
+        handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,
-        loads,
+        loads: shared.loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
 }
@@ -430,8 +448,6 @@ fn warn_about(config: &Config, core_count: u16) {
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
-/// A server that was just told to stop needs a moment for it: more than [`STOP_PATIENCE`].
-const LOCK_PATIENCE: Duration = Duration::from_secs(8);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 const SUCCESSOR_REMINDER: Duration = Duration::from_secs(10);
 const ANOTHER_ONE: &str = "another process is taking over already";

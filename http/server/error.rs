@@ -16,6 +16,11 @@ pub enum ServerError {
         dir: std::path::PathBuf,
         error: StorageError,
     },
+    /// Files cannot be handed over to this group.
+    HandoverGroup {
+        name: String,
+        error: io::Error,
+    },
     Listen {
         address: SocketAddr,
         error: io::Error,
@@ -52,6 +57,12 @@ impl fmt::Display for ServerError {
                 "storage_dir = \"{}\": {error}\n  remedy: {}",
                 dir.display(),
                 error.remedy()
+            ),
+            Self::HandoverGroup { name, error } => write!(
+                f,
+                "handover_group = \"{name}\": this process may not give files to the group: \
+                 {error}\n  remedy: make its user a member (SupplementaryGroups= in the unit, usermod \
+                 -aG), or name a group that it is in"
             ),
             Self::Listen { address, error } => write!(
                 f,

@@ -5,9 +5,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU32;
+use std::sync::mpsc;
 use std::sync::mpsc::RecvTimeoutError;
-use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -20,7 +19,7 @@ use super::medium::Medium;
 use super::orphans::Orphans;
 use super::recovery::{self, Recovered};
 use super::storage::Storage;
-use super::{Notice, ServerError, listeners, machine, worker_config};
+use super::{Notice, ServerError, Shared, listeners, machine, worker_config};
 use crate::config::Config;
 use crate::control::admin::{AdminSocket, Desk};
 use crate::control::{self, Control, ControlSender};
@@ -99,7 +98,7 @@ impl Life {
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let cpus = machine::usable_cpus();
-        let loads: Arc<[AtomicU32]> = (0..*core_count).map(|_| AtomicU32::new(0)).collect();
+        let shared = Shared::new(*core_count);
         let runtime = config.runtime;
         for ((start, listeners), mailbox) in starts.into_iter().zip(shares).zip(receivers) {
             let core = start.core;
@@ -112,7 +111,7 @@ impl Life {
                 helper: helper.clone(),
                 backend: *backend,
             };
-            let config = worker_config(config, start, *medium, service, loads.clone());
+            let config = worker_config(config, start, *medium, service, shared.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::durability::{Durability, SyncMethod};
@@ -28,6 +28,8 @@ pub(crate) struct Server {
     /// Empty while it is down.
     pub(crate) cores: Vec<Core>,
     loads: Arc<[AtomicU32]>,
+    /// What each core says its uploads will still take.
+    unallocated: Arc<[AtomicU64]>,
     /// Counts the starts.
     pub(crate) run: u32,
     /// That of the last complete start.
@@ -66,14 +68,9 @@ impl Server {
             patience: if rng.chance(15) { LITTLE_PATIENCE } else { PATIENCE },
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        Self {
-            settings,
-            cores: Vec::new(),
-            loads: Arc::new([]),
-            run: 0,
-            boot: 0,
-            draining_count: 0,
-        }
+        let (loads, unallocated) = (Arc::new([]), Arc::new([]));
+        let (run, boot, draining_count) = (0, 0, 0);
+        Self { settings, cores: Vec::new(), loads, unallocated, run, boot, draining_count }
     }
 
     /// Tickets are short-lived in this world.
@@ -114,6 +111,7 @@ impl Server {
             Starter::new(&mut kernel.disk, calls_left).run(core_count, sync, has_rebooted)?;
         self.boot = boot;
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        self.unallocated = (0..core_count).map(|_| AtomicU64::new(0)).collect();
         for core in 0..core_count {
             let config = self.config(now, CoreId(core), &start, &kernel.disk, rng);
             let worker = Worker::new(now, config).unwrap();
@@ -153,7 +151,11 @@ impl Server {
             backend_behind_proxy: false,
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
+            unallocated: self.unallocated.clone(),
             reserve_bytes: 64 << 20,
+            max_size_bytes: None,
+            handover_mode: None,
+            handover_gid: None,
             run: start.run,
             log_start: start.logs[core_index(core)],
             recovered: records.map(|it| recovered_ticket(it, disk)).collect(),
@@ -250,6 +252,12 @@ impl Server {
         let load: u32 = self.loads.iter().map(|it| it.load(Ordering::Relaxed)).sum();
         let tickets: usize = self.cores.iter().map(|it| it.worker.ticket_count()).sum();
         assert_eq!(load as usize, tickets);
+    }
+
+    /// Nothing that was begun goes on.
+    pub(crate) fn check_unallocated(&self) {
+        let unallocated = self.unallocated.iter().map(|it| it.load(Ordering::Relaxed));
+        assert_eq!(unallocated.collect::<Vec<_>>(), vec![0; self.unallocated.len()]);
     }
 
     /// Gives every core what is for it, and the rest back.
