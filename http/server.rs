@@ -26,8 +26,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
-use crate::control::admin::{AdminSocket, Desk};
+use crate::control::admin::{AdminSocket, Desk, Operator};
+use crate::control::cores::Cores;
 use crate::control::{Control, ControlSender};
+use crate::keys::BackendKeys;
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -127,13 +129,16 @@ impl Server {
         let helper = Helper::start(backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(config.callback_timeout, {
-            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-        })
-        .map_err(system("start the control thread"))?;
+        let post = move |core: CoreId, mail| posts[usize::from(core.0)].send(mail);
+        let (control, control_sender) = Control::new(config.callback_timeout, post.clone())
+            .map_err(system("start the control thread"))?;
         // Uploads do not need it: where the file system has no sockets, the server serves.
         let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => control.with_admin(Desk { listen: vec![address] }, socket),
+            Ok(socket) => {
+                let operator =
+                    Operator::new(Arc::new(Cores::new(core_count, post)), storage.dir.clone());
+                control.with_admin(Desk { listen: vec![address], operator }, socket)
+            }
             Err(error) => {
                 tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
                 control
@@ -145,6 +150,7 @@ impl Server {
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
         let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        let keys = Arc::new(BackendKeys::new(config.backend_keys.clone()));
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -159,7 +165,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, start, medium, service, loads.clone());
+            let config = worker_config(config, start, medium, service, loads.clone(), keys.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -305,6 +311,7 @@ fn worker_config(
     medium: Medium,
     service: ServiceClock,
     loads: Arc<[AtomicU32]>,
+    keys: Arc<BackendKeys>,
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
@@ -321,6 +328,7 @@ fn worker_config(
         patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
+        keys,
         library_modified: library_modified(),
         reserve_bytes: config.reserve_bytes,
         run: start.run,

@@ -4,6 +4,7 @@
 pub mod admin;
 mod answer;
 mod client;
+pub mod cores;
 mod form;
 #[cfg(test)]
 mod tests;
@@ -24,6 +25,7 @@ use crate::config::format_duration;
 use crate::mail::Mail;
 use admin::{AdminSocket, Desk};
 use client::WebClient;
+use cores::Cores;
 
 /// What the control thread runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
@@ -58,6 +60,7 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
 
     /// Works until [`Mail::Stop`]; callbacks that have no answer by then are given up.
     pub fn run(self) {
+        let cores = self.admin.as_ref().map(|it| Arc::clone(it.0.operator.cores()));
         if let Some((desk, socket)) = self.admin {
             self.runtime.spawn(async move {
                 if let Err(error) = desk.serve(socket).await {
@@ -65,7 +68,7 @@ impl<P: Fn(CoreId, Mail) + Send + Sync + 'static> Control<P> {
                 }
             });
         }
-        self.runtime.block_on(serve(Arc::new(self.shared), self.receiver));
+        self.runtime.block_on(serve(Arc::new(self.shared), self.receiver, cores));
         // A look-up that hangs does not hold the process.
         self.runtime.shutdown_background();
     }
@@ -93,6 +96,7 @@ struct Shared<P> {
 async fn serve<P: Fn(CoreId, Mail) + Send + Sync + 'static>(
     shared: Arc<Shared<P>>,
     mut receiver: UnboundedReceiver<Mail>,
+    cores: Option<Arc<Cores>>,
 ) {
     let mut calls = JoinSet::new();
     loop {
@@ -102,7 +106,10 @@ async fn serve<P: Fn(CoreId, Mail) + Send + Sync + 'static>(
                     calls.spawn(answer_one(Arc::clone(&shared), from, callback));
                 }
                 Some(Mail::Stop) | None => return,
-                Some(other) => unreachable!("for cores only: {other:?}"),
+                Some(other) => {
+                    let is_answer = cores.as_ref().is_some_and(|it| it.on_mail(other));
+                    assert!(is_answer, "for cores only");
+                }
             },
             Some(ended) = calls.join_next() => {
                 // An upload would wait forever for an answer that never comes.

@@ -335,6 +335,7 @@ impl World {
         }
         if self.server.run == 1 {
             self.server.check_loads();
+            self.server.check_usage_is_over();
         }
     }
 
