@@ -1,16 +1,61 @@
 """What both example web apps share and what has little to do with Incoming!!: safe file names,
-the list of uploaded files, downloads, and a server with threads."""
+doing a thing once, signatures, the list of uploaded files, downloads, and a server with threads."""
 
+import concurrent.futures
+import hashlib
+import hmac
 import os
 import shutil
 import socketserver
 import sys
+import threading
+import time
 import wsgiref.simple_server
 from urllib.parse import quote
 
 import bottle
 
 NAME_BYTES_MAX = 200
+SIGNATURE_AGE_S_MAX = 300
+
+
+def is_signed(signature, body, secret):
+    """Whether a callback was sent by someone who knows the secret, not long ago, and arrived as it
+    was sent. `signature` is the header `Incoming-Signature`, `body` the bytes of the request."""
+    fields = dict(it.split("=", 1) for it in (signature or "").split(",") if "=" in it)
+    sent_s = fields.get("t", "")
+    if not (sent_s.isascii() and sent_s.isdecimal() and len(sent_s) <= 12):
+        return False
+    if abs(time.time() - int(sent_s)) > SIGNATURE_AGE_S_MAX:
+        return False
+    expected = hmac.new(secret.encode(), sent_s.encode() + b"." + body, hashlib.sha256).hexdigest()
+    # In constant time: otherwise the time it takes tells how much of a guess is right.
+    return hmac.compare_digest(expected.encode(), fields.get("v1", "").encode())
+
+
+class Once:
+    """Does a thing once for each key, however often it is asked to, and in however many threads.
+
+    Who asks while it is being done waits for the same result. What fails is tried again by the
+    next who asks.
+    """
+
+    def __init__(self):
+        self._results = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, key, work):
+        with self._lock:
+            is_first = key not in self._results
+            result = self._results.setdefault(key, concurrent.futures.Future())
+        if is_first:
+            try:
+                result.set_result(work())
+            except BaseException as error:
+                with self._lock:
+                    del self._results[key]
+                result.set_exception(error)
+        return result.result()
 
 
 def safe_name(name):

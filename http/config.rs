@@ -6,6 +6,7 @@
 
 mod keys;
 mod layers;
+mod secrets;
 mod units;
 
 use std::net::SocketAddr;
@@ -13,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use engine::driver::Runtime;
+use rustls::pki_types::CertificateDer;
 use tracing_subscriber::EnvFilter;
 
 use crate::keys::BackendKey;
 use keys::KeysError;
 pub use layers::{ConfigError, Given, Layers, Source};
+pub use secrets::Secret;
 pub use units::{Problem, format_duration, format_size, nearest, parse_duration, parse_size};
 
 /// The settings of a server. Nothing in it changes after the start.
@@ -43,6 +46,10 @@ pub struct Config {
     pub lifetime: Duration,
     /// How long a web app may take to answer a callback.
     pub callback_timeout: Duration,
+    /// What callbacks are signed with.
+    pub callback_secret: Option<Secret>,
+    /// Who may vouch for web apps beside the authorities that this system trusts.
+    pub callback_ca: Vec<CertificateDer<'static>>,
     /// How long a web app may take after `wait` before it is asked again.
     pub finish_timeout: Duration,
     /// For how long a web app is told again that cannot be told.
@@ -78,7 +85,7 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 18] = [
+pub const KEYS: [(&str, &str); 21] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
@@ -90,6 +97,9 @@ pub const KEYS: [(&str, &str); 18] = [
     ("idle_timeout", "12h"),
     ("lifetime", "30d"),
     ("callback_timeout", "55s"),
+    ("callback_secret", ""),
+    ("callback_secret_file", ""),
+    ("callback_ca", ""),
     ("finish_timeout", "10m"),
     ("handover_timeout", "3d"),
     ("refusals_max", "10"),
@@ -120,6 +130,8 @@ impl Config {
         let idle_timeout = it.read("idle_timeout", duration_within(1, 365 * DAY_S));
         let lifetime = it.read("lifetime", duration_within(1, 10 * 365 * DAY_S));
         let callback_timeout = it.read("callback_timeout", duration_within(1, 3600));
+        let callback_secret = it.read_callback_secret();
+        let callback_ca = it.read("callback_ca", secrets::read_certificates);
         let finish_timeout = it.read("finish_timeout", duration_within(1, 30 * DAY_S));
         let handover_timeout = it.read("handover_timeout", duration_within(1, 365 * DAY_S));
         let refusals_max =
@@ -142,6 +154,8 @@ impl Config {
                 idle_timeout: idle_timeout?,
                 lifetime: lifetime?,
                 callback_timeout: callback_timeout?,
+                callback_secret: callback_secret?,
+                callback_ca: callback_ca?,
                 finish_timeout: finish_timeout?,
                 handover_timeout: handover_timeout?,
                 refusals_max: refusals_max?,
@@ -215,7 +229,7 @@ impl Reader<'_> {
                 self.errors.push(ConfigError {
                     source: given.map_or(Source::Default, |it| it.source.clone()),
                     key: key.to_owned(),
-                    value: format!("\"{text}\""),
+                    value: secrets::shown(key, format!("\"{text}\"")),
                     problem,
                 });
             })
@@ -238,6 +252,21 @@ impl Reader<'_> {
         });
         self.errors.extend(within);
         keys.flatten()
+    }
+
+    /// The secret itself or a file that holds it, not both.
+    fn read_callback_secret(&mut self) -> Option<Option<Secret>> {
+        let here = self.read("callback_secret", secrets::parse_secret);
+        let is_here = !matches!(here, Some(None));
+        let in_file = self.read("callback_secret_file", |text| match text {
+            "" => Ok(None),
+            _ if is_here => Err(Problem::new(
+                "callback_secret is set as well",
+                "remove one of the two; a file keeps the secret from other users' eyes",
+            )),
+            _ => secrets::read_secret(text).map(Some),
+        });
+        Some(here?.or(in_file?))
     }
 }
 

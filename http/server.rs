@@ -11,6 +11,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -28,7 +29,7 @@ use signal_hook::iterator::Signals;
 use crate::config::{Config, format_size};
 use crate::control::admin::{AdminSocket, Desk, Operator};
 use crate::control::cores::Cores;
-use crate::control::{Control, ControlSender};
+use crate::control::{self, Control, ControlSender};
 use crate::keys::BackendKeys;
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
@@ -130,20 +131,12 @@ impl Server {
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
         let post = move |core: CoreId, mail| posts[usize::from(core.0)].send(mail);
-        let (control, control_sender) = Control::new(config.callback_timeout, post.clone())
-            .map_err(system("start the control thread"))?;
-        // Uploads do not need it: where the file system has no sockets, the server serves.
-        let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => {
-                let operator =
-                    Operator::new(Arc::new(Cores::new(core_count, post)), storage.dir.clone());
-                control.with_admin(Desk { listen: vec![address], operator }, socket)
-            }
-            Err(error) => {
-                tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
-                control
-            }
-        };
+        let settings = control::Settings::new(config, core_count);
+        let (control, control_sender) =
+            Control::new(settings, post.clone()).map_err(system("start the control thread"))?;
+        let operator = Operator::new(Arc::new(Cores::new(core_count, post)), storage.dir.clone());
+        let desk = Desk { listen: vec![address], operator };
+        let control = with_admin(control, &config.storage_dir, desk);
         spawn("control".to_owned(), move || control.run())
             .map_err(system("start the control thread"))?;
 
@@ -156,12 +149,11 @@ impl Server {
         for (start, (listener, mailbox)) in starts {
             let core = start.core;
             let cpu = cpus[usize::from(core.0) % cpus.len()];
-            let to_control = control_sender.clone();
             let setup = Setup {
                 listener,
                 mailbox,
                 cores: cores.clone(),
-                control: Box::new(control_mail(to_control, notifier.clone())),
+                control: Box::new(control_mail(control_sender.clone(), notifier.clone())),
                 helper: helper.clone(),
                 backend,
             };
@@ -291,6 +283,21 @@ impl Stopper {
     pub fn stop(&self) {
         // A server that is gone has stopped.
         let _ = self.0.send(Notice::Stop);
+    }
+}
+
+/// Uploads do not need it: where the file system has no sockets, the server serves.
+fn with_admin<P: Fn(CoreId, Mail)>(
+    control: Control<P>,
+    storage_dir: &Path,
+    desk: Desk,
+) -> Control<P> {
+    match AdminSocket::bind(storage_dir) {
+        Ok(socket) => control.with_admin(desk, socket),
+        Err(error) => {
+            tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
+            control
+        }
     }
 }
 

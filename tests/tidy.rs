@@ -78,7 +78,7 @@ const LIBRARY_EXCEPTIONS: &[(&str, &str)] =
 
 /// Client libraries with a runtime of their own: on the control thread, and in the demo's web app.
 const RUNTIME_LIBRARIES: &[&str] =
-    &["http_body_util", "hyper", "hyper_rustls", "hyper_util", "tokio"];
+    &["http_body_util", "hyper", "hyper_util", "tokio", "tokio_rustls"];
 const RUNTIME_PLACES: &[&str] = &["engine/driver", "http/control", "http/demo"];
 
 /// Floors that talk to the kernel, or may do what std offers.

@@ -13,7 +13,8 @@ import webapp
 
 app = Bottle()
 _config = {}
-_uploads = {}  # upload id -> the name its file was kept under, None before it has arrived
+_uploads = set()  # the ids of our uploads
+_once = webapp.Once()
 
 
 @app.get("/")
@@ -35,7 +36,7 @@ def main_page():
     if req.status_code != requests.codes.ok:
         abort(502, "Incoming!! said: %d %s" % (req.status_code, req.text))
     upload_id = req.text
-    _uploads[upload_id] = None
+    _uploads.add(upload_id)
 
     response.set_header("Cache-Control", "no-store")  # the ticket in the page is for one file
     return template(
@@ -49,26 +50,37 @@ def main_page():
 
 @app.post("/api/backend/upload_finished")
 def retrieve_incoming_file():
-    # In production a web server stands in front, which denies /api/backend/ to the outside.
+    # In production a web server stands in front, which denies /api/backend/ to the outside. A
+    # signature tells that it is Incoming!! who speaks, even where that is not so.
+    secret = _config["callback_secret"]
+    signature = request.get_header("Incoming-Signature")
+    if secret and not webapp.is_signed(signature, request.body.read(), secret):
+        abort(403, "Incoming-Signature not given, wrong or too old")
+
     upload_id = request.forms.getunicode("id")
     if upload_id not in _uploads:
         abort(404, "There is no upload with that id")
 
     if request.forms.getunicode("cancelled") == "yes":
         print("Upload was cancelled: %s" % request.forms.getunicode("cancelReason"), flush=True)
-        del _uploads[upload_id]
+        _uploads.remove(upload_id)
         return ""  # what we answer does not matter here
 
-    # Incoming!! asks again when it did not get our answer, so this may be the second time.
-    if _uploads[upload_id] is None:
-        incoming_path = request.forms.getunicode("filename") or ""
-        if not webapp.is_inside(incoming_path, _config["storage_dir"]):
-            abort(403, "That is not a file in the storage directory of Incoming!!")
-        _uploads[upload_id] = webapp.keep(
-            incoming_path, _config["uploads"], request.forms.getunicode("filenameFromBrowser")
-        )
-        print("Upload has arrived: %s" % _uploads[upload_id], flush=True)
+    # Incoming!! asks again when it did not get our answer, so this may be the second time, perhaps
+    # while the first is still moving the file. The id is the same each time; whoever does not read
+    # the form finds it in the header Idempotency-Key.
+    _once(upload_id, keep_file)
     return "done"
+
+
+def keep_file():
+    incoming_path = request.forms.getunicode("filename") or ""
+    if not webapp.is_inside(incoming_path, _config["storage_dir"]):
+        abort(403, "That is not a file in the storage directory of Incoming!!")
+    name = webapp.keep(
+        incoming_path, _config["uploads"], request.forms.getunicode("filenameFromBrowser")
+    )
+    print("Upload has arrived: %s" % name, flush=True)
 
 
 @app.get("/downloads/<name>")
@@ -87,6 +99,11 @@ def download(name):
 @click.option("--internal-app-host", help="this app as Incoming!! reaches it; default: --listen")
 @click.option("--storage-dir", required=True, help="the storage directory of Incoming!!")
 @click.option("--uploads", default="uploads", help="where uploaded files are kept")
+@click.option(
+    "--callback-secret",
+    envvar="INCOMING_CALLBACK_SECRET",
+    help="the callback_secret of Incoming!!; without it, signatures are not checked",
+)
 def main(**options):
     _config.update(options)
     _config["internal_app_host"] = options["internal_app_host"] or options["listen"]

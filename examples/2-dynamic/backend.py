@@ -65,6 +65,7 @@ def request_upload():
             "secret": secret,
             "arrived": False,
             "processed": False,
+            "finished": False,
         }
     response.content_type = "text/plain; charset=utf-8"
     response.set_header("Cache-Control", "no-store")
@@ -73,6 +74,11 @@ def request_upload():
 
 @app.post("/api/backend/upload_finished")
 def retrieve_incoming_file():
+    callback_secret = _config["callback_secret"]
+    signature = request.get_header("Incoming-Signature")
+    if callback_secret and not webapp.is_signed(signature, request.body.read(), callback_secret):
+        abort(403, "Incoming-Signature not given, wrong or too old")
+
     upload_id = request.forms.getunicode("id")
     upload = _uploads.get(upload_id)
     if upload is None:
@@ -87,6 +93,9 @@ def retrieve_incoming_file():
         with _uploads_lock:
             _uploads.pop(upload_id, None)
         return ""  # what we answer does not matter here
+
+    if upload["finished"]:
+        return "done"  # Incoming!! has forgotten that we said so, perhaps in a power cut
 
     incoming_path = request.forms.getunicode("filename") or ""
     with _uploads_lock:
@@ -128,7 +137,7 @@ def move_deferred(upload_id, upload, incoming_path):
             )
             answer = "%d %s" % (req.status_code, req.text)
             if req.status_code == requests.codes.ok:
-                _uploads.pop(upload_id, None)
+                upload["finished"] = True
             if req.status_code != requests.codes.precondition_failed:
                 break
         except requests.RequestException as error:
@@ -160,6 +169,11 @@ def download(name):
 @click.option("--internal-app-host", help="this app as Incoming!! reaches it; default: --listen")
 @click.option("--storage-dir", required=True, help="the storage directory of Incoming!!")
 @click.option("--uploads", default="uploads", help="where uploaded files are kept")
+@click.option(
+    "--callback-secret",
+    envvar="INCOMING_CALLBACK_SECRET",
+    help="the callback_secret of Incoming!!; without it, signatures are not checked",
+)
 @click.option("--processing-s", default=10.0, help="how long the processing of a file takes")
 def main(**options):
     _config.update(options)

@@ -58,6 +58,20 @@ pub(super) struct Settings {
     #[arg(long, value_name = "TIME")]
     callback_timeout: Option<String>,
 
+    /// What callbacks are signed with. Other users can read a command line: better callback_secret
+    /// in a file of settings, or callback_secret_file [default: they are not signed]
+    #[arg(long, value_name = "SECRET")]
+    callback_secret: Option<String>,
+
+    /// A file that holds what callbacks are signed with [default: none]
+    #[arg(long, value_name = "FILE")]
+    callback_secret_file: Option<String>,
+
+    /// A PEM file with authorities of your own that may vouch for web apps with https, beside those
+    /// that this system trusts [default: none]
+    #[arg(long, value_name = "FILE")]
+    callback_ca: Option<String>,
+
     /// How long a web app that answered "wait" may take before it is asked again [default: 10m]
     #[arg(long, value_name = "TIME")]
     finish_timeout: Option<String>,
@@ -145,6 +159,9 @@ impl Settings {
             ("idle_timeout", &self.idle_timeout),
             ("lifetime", &self.lifetime),
             ("callback_timeout", &self.callback_timeout),
+            ("callback_secret", &self.callback_secret),
+            ("callback_secret_file", &self.callback_secret_file),
+            ("callback_ca", &self.callback_ca),
             ("finish_timeout", &self.finish_timeout),
             ("handover_timeout", &self.handover_timeout),
             ("refusals_max", &self.refusals_max),

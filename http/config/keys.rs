@@ -152,7 +152,7 @@ const KEY_BYTES_MIN: usize = 16;
 const KEY_BYTES_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 64;
 const EXAMPLE: &str = "write a table for each key: [shop] in a line, key = \"...\" in the next";
-const HIDDEN: &str = "(not shown)";
+const HIDDEN: &str = "(hidden)";
 
 #[cfg(test)]
 mod tests {
@@ -186,9 +186,9 @@ mod tests {
         for (text, told) in [
             ("", "/etc/keys.toml, line 1: there is no key in it\n  remedy: write a table"),
             ("[shop]\n[shop", "/etc/keys.toml, line 2: it is not TOML: "),
-            ("\nshop = '0123456789abcdef'", ", line 2: shop = (not shown): it stands in no table"),
+            ("\nshop = '0123456789abcdef'", ", line 2: shop = (hidden): it stands in no table"),
             ("\n[shop]\nquota = '1GiB'", ", line 2: [shop]: it has no key\n"),
-            ("[shop]\nkey = 'short'", ", line 2: key = (not shown): a key has 16 to 1024"),
+            ("[shop]\nkey = 'short'", ", line 2: key = (hidden): a key has 16 to 1024"),
             ("[shop]\nkey = '0123456789 abcdef'", "and no blanks\n  remedy: "),
             ("[shop]\nkee = '0123456789abcdef'", "is not known\n  remedy: did you mean key?"),
             (

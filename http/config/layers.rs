@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
 
+use super::secrets::shown;
 use super::units::{Problem, nearest};
 
 /// The settings that were given, each with the place that decides it.
@@ -69,7 +70,7 @@ impl Layers {
                 Err(problem) => errors.push(ConfigError {
                     source: source(key.span().start),
                     key: key.get_ref().to_string(),
-                    value: written,
+                    value: shown(key.get_ref(), written),
                     problem,
                 }),
             }
@@ -98,7 +99,8 @@ impl Layers {
                     self.given.insert(key, Given { text, source });
                 }
                 Err(problem) => {
-                    errors.push(ConfigError { source, key: variable, value: text, problem });
+                    let value = shown(name, text);
+                    errors.push(ConfigError { source, key: variable, value, problem });
                 }
             }
         }

@@ -38,6 +38,8 @@ fn works_without_any_file() {
             idle_timeout: Duration::from_secs(12 * 3600),
             lifetime: Duration::from_secs(30 * 86_400),
             callback_timeout: Duration::from_secs(55),
+            callback_secret: None,
+            callback_ca: Vec::new(),
             finish_timeout: Duration::from_secs(600),
             handover_timeout: Duration::from_secs(72 * 3600),
             refusals_max: 10,
@@ -199,6 +201,73 @@ fn every_wrong_value_says_what_to_write() {
         assert!(text.starts_with(place) && text.contains(what), "{line}: {text}");
         let told = text.split("remedy: ").nth(1).unwrap();
         assert!(told.contains(remedy), "{line}: {text}");
+    }
+}
+
+#[test]
+fn what_callbacks_are_signed_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &[u8]| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+        format!("callback_secret_file = '{}'", folder.path().join(name).display())
+    };
+    let secret = Some(Secret::from("sixteen bytes ok"));
+    assert_eq!(from_file("callback_secret = 'sixteen bytes ok'").unwrap().callback_secret, secret);
+    let good = file("good", b"sixteen bytes ok\n");
+    assert_eq!(from_file(&good).unwrap().callback_secret, secret);
+    let short = "callback_secret = 'fifteen bytes..'".to_owned();
+    for (line, what, remedy) in [
+        (short, "shorter than 16 bytes", "openssl rand -hex 32"),
+        (file("short", b"fifteen bytes..\n"), "shorter than 16 bytes", "openssl rand -hex 32"),
+        (file("empty", b" \n"), "the file is empty", "openssl rand -hex 32 > FILE"),
+        (file("bytes", &[0xff; 32]), "the file is not text", "openssl rand -hex 32 > FILE"),
+        ("callback_secret_file = '/nowhere'".into(), "No such file", "that exists and that this"),
+        ("callback_secret = ['sixteen bytes ok']".into(), "neither text", "memory"),
+        (
+            format!("{good}\ncallback_secret = 'sixteen bytes ok'"),
+            "callback_secret is set as well",
+            "remove one of the two",
+        ),
+    ] {
+        let text = error_text(from_file(&line));
+        assert!(text.contains(what) && text.contains(remedy), "{line}: {text}");
+        assert!(text.contains(line.split(" = ").next().unwrap()), "it names the key: {text}");
+        assert!(!text.contains("bytes ok") && !text.contains("bytes.."), "not the secret: {text}");
+    }
+    // Not even by a typing error.
+    let text = error_text(from_file("calback_secret = 'sixteen bytes ok'"));
+    assert!(text.contains("did you mean callback_secret?") && !text.contains("bytes ok"), "{text}");
+    let debug = format!("{:?}", from_file("callback_secret = 'sixteen bytes ok'").unwrap());
+    assert!(!debug.contains("bytes ok"), "{debug}");
+}
+
+#[test]
+fn own_authorities() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+    let file = |name: &str, content: &str| {
+        std::fs::write(folder.path().join(name), content).unwrap();
+        format!("callback_ca = '{}'", folder.path().join(name).display())
+    };
+    let two = file("two", &format!("# ours\n{}\n{}", certificate.pem(), certificate.pem()));
+    let both = vec![certificate.der().clone(); 2];
+    assert_eq!(from_file(&two).unwrap().callback_ca, both);
+    let rubbish = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    for (line, what) in [
+        ("callback_ca = '/nowhere'".to_owned(), "the file cannot be read: No such file"),
+        (format!("callback_ca = '{}'", folder.path().display()), "the file cannot be read: Is a"),
+        (file("empty", ""), "the file holds no certificate"),
+        (file("text", "no certificate"), "the file holds no certificate"),
+        (file("key", &key.serialize_pem()), "the file holds no certificate"),
+        (file("cut", &certificate.pem()[..200]), "the file is not PEM"),
+        (file("rubbish", rubbish), "certificate 1 of the file is of no use"),
+        (file("second", &(certificate.pem() + rubbish)), "certificate 2 of the file is of no use"),
+    ] {
+        let text = error_text(from_file(&line));
+        let place = "/etc/incoming.toml, line 1: callback_ca = \"/";
+        assert!(text.starts_with(place) && text.contains(what), "{line}: {text}");
+        assert!(text.contains("remedy: give a "), "{line}: {text}");
     }
 }
 

@@ -14,6 +14,12 @@ pub(super) struct Reply {
     pub(super) retry_after: Option<Duration>,
 }
 
+impl Reply {
+    pub(super) fn is_ok(&self) -> bool {
+        self.status == StatusCode::OK
+    }
+}
+
 /// What an answer means: the table at [`Answer`]. An arrived file is handed over when the web app
 /// says so in so many words. Of a cancellation it is only told: whoever can answer was told.
 pub(super) fn interpret(outcome: &Outcome, reply: &Reply) -> Answer {
@@ -24,7 +30,7 @@ pub(super) fn interpret(outcome: &Outcome, reply: &Reply) -> Answer {
     if matches!(outcome, Outcome::Cancelled { .. }) {
         return Answer::Done;
     }
-    if reply.status != StatusCode::OK {
+    if !reply.is_ok() {
         return Answer::Refused { error: status_error(reply), retry_after };
     }
     match reply.body.as_deref().map(<[u8]>::trim_ascii) {

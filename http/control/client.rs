@@ -2,34 +2,48 @@
 
 use std::error::Error;
 use std::fmt;
-use std::time::SystemTime;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
 use engine::handover::{Answer, Outcome};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper::header::{
-    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
+    AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT,
 };
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use url::Url;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::CertificateDer;
+use url::{Position, Url};
 
 use super::answer::{REPLY_BYTES_MAX, Reply, parse_retry_after};
+use super::dial::Dialer;
+use super::sign::signature;
+use crate::config::format_duration;
 
 /// The HTTP client of the control thread.
 ///
 /// Every request has a connection of its own. Callbacks are few, and a kept connection that the web
 /// app's server closes in the same moment makes a request fail for no reason.
-#[derive(Debug)]
 pub(super) struct WebClient {
-    plain: Client<HttpConnector, Full<Bytes>>,
-    /// `None` if this system has no root certificates.
-    tls: Option<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>,
+    dialer: Dialer,
+}
+
+/// What is posted.
+#[derive(Clone, Debug)]
+pub(super) struct Post {
+    pub(super) url: String,
+    pub(super) form: Bytes,
+    pub(super) idempotency_key: String,
+    pub(super) attempt: u32,
+    /// Empty: it is not signed.
+    pub(super) secret: String,
+    /// Whether the answer's body is waited for.
+    pub(super) body_wanted: bool,
 }
 
 /// Why there is no answer.
@@ -42,7 +56,11 @@ pub(super) enum CallError {
     RedirectToPlain,
     RedirectsTooMany,
     RootCertificatesMissing,
-    Transport(hyper_util::client::legacy::Error),
+    TimedOut(Duration),
+    Lookup(Arc<io::Error>),
+    Connect(io::Error),
+    Tls(io::Error),
+    Http(hyper::Error),
     Body(Box<dyn Error + Send + Sync>),
 }
 
@@ -53,64 +71,84 @@ impl CallError {
         let error = self.to_string();
         let is_arrival = matches!(outcome, Outcome::Arrived { .. });
         match self {
-            Self::RootCertificatesMissing | Self::Transport(_) | Self::Body(_) => {
-                Answer::Unreached { error, retry_after: None }
-            }
+            _ if self.is_silence() => Answer::Unreached { error, retry_after: None },
             _ if is_arrival => Answer::Refused { error, retry_after: None },
             _ => Answer::Done,
+        }
+    }
+
+    /// Nobody has answered.
+    pub(super) fn is_silence(&self) -> bool {
+        match self {
+            Self::UrlRelative
+            | Self::UrlInvalid(_)
+            | Self::UrlNotHttp
+            | Self::RedirectToPlain
+            | Self::RedirectsTooMany => false,
+            Self::RootCertificatesMissing
+            | Self::TimedOut(_)
+            | Self::Lookup(_)
+            | Self::Connect(_)
+            | Self::Tls(_)
+            | Self::Http(_)
+            | Self::Body(_) => true,
         }
     }
 }
 
 impl WebClient {
-    pub(super) fn new() -> Self {
-        let connector = || {
-            let mut it = HttpConnector::new();
-            it.enforce_http(false);
-            it.set_nodelay(true);
-            it
-        };
-        let tls = HttpsConnectorBuilder::new()
-            .with_native_roots()
-            .ok()
-            .map(|it| it.https_or_http().enable_http1().wrap_connector(connector()));
-        let mut builder = Client::builder(TokioExecutor::new());
-        builder.pool_max_idle_per_host(0);
-        Self { plain: builder.build(connector()), tls: tls.map(|it| builder.build(it)) }
+    /// `own_ca`: who may vouch for web apps beside the authorities that this system trusts.
+    pub(super) fn new(own_ca: &[CertificateDer<'static>]) -> Self {
+        Self { dialer: Dialer::new(own_ca) }
     }
 
-    /// Posts `form`. The time that all of it may take is the caller's business: dropping the future
-    /// ends the request. Without `body_wanted` the answer's body is not waited for.
-    pub(super) async fn post(
-        &self,
-        url: &str,
-        form: String,
-        body_wanted: bool,
-    ) -> Result<Reply, CallError> {
-        let mut url = parse_url(url)?;
-        let mut form = Some(Bytes::from(form));
+    /// Posts a form. The time that all of it may take is the caller's business: dropping the future
+    /// ends the request and closes its sockets.
+    pub(super) async fn post(&self, post: &Post) -> Result<Reply, CallError> {
+        let mut url = parse_url(&post.url)?;
+        let mut form_kept = true;
         for _ in 0..=REDIRECTS_MAX {
-            let response = self.send(request(&url, form.clone())?).await?;
-            let Some((target, form_kept)) = redirect(&url, &response)? else {
-                return reply(response, body_wanted).await;
-            };
-            url = target;
-            if !form_kept {
-                form = None;
+            match self.send(post, &url, form_kept).await? {
+                Step::Reply(it) => return Ok(it),
+                Step::Redirect { target, with_form } => {
+                    url = target;
+                    form_kept &= with_form;
+                }
             }
         }
         Err(CallError::RedirectsTooMany)
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, CallError> {
-        let sent = if request.uri().scheme_str() == Some("https") {
-            let tls = self.tls.as_ref().ok_or(CallError::RootCertificatesMissing)?;
-            tls.request(request).await
-        } else {
-            self.plain.request(request).await
+    async fn send(&self, post: &Post, url: &Url, with_form: bool) -> Result<Step, CallError> {
+        let request = request(post, url, with_form)?;
+        let stream = self.dialer.open(url).await?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(HEAD_BYTES_MAX);
+        let handshake = builder.handshake(TokioIo::new(stream));
+        let (mut sender, connection) = handshake.await.map_err(CallError::Http)?;
+        let exchange = async move {
+            let response = sender.send_request(request).await.map_err(CallError::Http)?;
+            match redirect(url, &response)? {
+                Some((target, with_form)) => Ok(Step::Redirect { target, with_form }),
+                None => Ok(Step::Reply(reply(response, post.body_wanted).await?)),
+            }
         };
-        sent.map_err(CallError::Transport)
+        let mut exchange = std::pin::pin!(exchange);
+        // Both in this future, so that nothing of a call is left when it is dropped.
+        tokio::select! {
+            biased;
+            step = &mut exchange => return step,
+            // The web app has closed. If that was an error, the exchange hears of it.
+            _ = connection => {}
+        }
+        exchange.await
     }
+}
+
+/// What came of one request.
+enum Step {
+    Reply(Reply),
+    Redirect { target: Url, with_form: bool },
 }
 
 fn parse_url(text: &str) -> Result<Url, CallError> {
@@ -126,25 +164,29 @@ fn parse_url(text: &str) -> Result<Url, CallError> {
 }
 
 /// A POST with the form, or a GET if a redirect has taken the form away.
-fn request(url: &Url, form: Option<Bytes>) -> Result<Request<Full<Bytes>>, CallError> {
-    let mut target = url.clone();
-    // Both fail only for URLs that cannot have a user, and those of http can.
-    let _ = target.set_username("");
-    let _ = target.set_password(None);
+fn request(post: &Post, url: &Url, with_form: bool) -> Result<Request<Full<Bytes>>, CallError> {
+    let body = if with_form { post.form.clone() } else { Bytes::new() };
     let mut builder = Request::builder()
-        .method(if form.is_some() { Method::POST } else { Method::GET })
-        .uri(target.as_str())
+        .method(if with_form { Method::POST } else { Method::GET })
+        .uri(&url[Position::BeforePath..Position::AfterQuery])
+        .header(HOST, &url[Position::BeforeHost..Position::AfterPort])
         .header(USER_AGENT, USER_AGENT_VALUE)
-        .header(CONNECTION, "close");
+        .header(CONNECTION, "close")
+        .header("idempotency-key", &post.idempotency_key)
+        .header("incoming-attempt", post.attempt);
+    if !post.secret.is_empty() {
+        let signature = signature(&post.secret, SystemTime::now(), &body);
+        builder = builder.header("incoming-signature", signature);
+    }
     if let Some(credentials) = basic_credentials(url) {
         builder = builder.header(AUTHORIZATION, credentials);
     }
-    if form.is_some() {
+    if with_form {
         builder = builder.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
     }
     // What `Url` lets through and the request's own grammar does not.
     builder
-        .body(Full::new(form.unwrap_or_default()))
+        .body(Full::new(body))
         .map_err(|_| CallError::UrlInvalid(url::ParseError::InvalidDomainCharacter))
 }
 
@@ -207,16 +249,20 @@ impl fmt::Display for CallError {
             Self::RedirectToPlain => f.write_str("refused to follow a redirect from https to http"),
             Self::RedirectsTooMany => write!(f, "more than {REDIRECTS_MAX} redirects"),
             Self::RootCertificatesMissing => f.write_str(
-                "this system has no root certificates for https; install ca-certificates and \
-                 start again",
+                "this system has no root certificates for https; install ca-certificates, or set \
+                 callback_ca, and start again",
             ),
-            Self::Transport(error) => write_chain(f, error),
+            Self::TimedOut(after) => write!(f, "no answer within {}", format_duration(*after)),
+            Self::Lookup(error) => write!(f, "the host name has no address: {error}"),
+            Self::Connect(error) => write!(f, "no connection: {error}"),
+            Self::Tls(error) => write!(f, "no TLS session: {error}"),
+            Self::Http(error) => write_chain(f, error),
             Self::Body(error) => write_chain(f, error.as_ref()),
         }
     }
 }
 
-/// The reason stands at the end of the chain: "connection refused", not "client error".
+/// The reason stands at the end of the chain.
 fn write_chain(f: &mut fmt::Formatter<'_>, error: &(dyn Error + 'static)) -> fmt::Result {
     write!(f, "{error}")?;
     let mut source = error.source();
@@ -227,5 +273,7 @@ fn write_chain(f: &mut fmt::Formatter<'_>, error: &(dyn Error + 'static)) -> fmt
     Ok(())
 }
 
+/// More than any answer's head needs.
+const HEAD_BYTES_MAX: usize = 64 << 10;
 const REDIRECTS_MAX: usize = 5;
 const USER_AGENT_VALUE: &str = concat!("incoming/", env!("CARGO_PKG_VERSION"));

@@ -1,5 +1,7 @@
 """The example web apps, each as a process of its own, against a stand-in for the Incoming!! server."""
 
+import hashlib
+import hmac
 import http.server
 import json
 import os
@@ -94,6 +96,66 @@ class SafeNames(unittest.TestCase):
                 self.assertFalse(webapp.is_inside(path, str(storage)), path)
 
 
+def sign(body, secret, sent_s=None):
+    sent_s = str(int(time.time()) if sent_s is None else sent_s)
+    code = hmac.new(secret.encode(), sent_s.encode() + b"." + body, hashlib.sha256).hexdigest()
+    return "t=%s,v1=%s" % (sent_s, code)
+
+
+class Signatures(unittest.TestCase):
+    def test_a_known_one(self):
+        # The same stands in the tests of the server.
+        self.assertEqual(
+            sign(b"id=1&secret=x", "a secret of 16 bytes or more", 1700000000),
+            "t=1700000000,v1=92bd12992599ec5fed92c77c985ba4f64f96dc9bc84b77442c175ee2a75660b6",
+        )
+
+    def test_only_what_is_right_is_believed(self):
+        body, secret, now_s = b"id=1&secret=x", "secret \u00fc", int(time.time())
+        good = sign(body, secret)
+        self.assertTrue(webapp.is_signed(good, body, secret))
+        self.assertTrue(webapp.is_signed(sign(body, secret, now_s - 200), body, secret))
+        self.assertTrue(webapp.is_signed(sign(b"", secret), b"", secret))
+        for signature in (
+            None, "", "v1=", "t=", "t=,v1=", good.split(",")[0], good.split(",")[1],
+            good[:-1], good + "0", good.replace("t=", "t= "), good.replace("v1", "v0"),
+            "t=%d,%s" % (now_s - 1, good.split(",")[1]),
+            "t=\u0661,v1=x", "t=" + "9" * 5000 + ",v1=x", "t=%d,v1=\u00fc" % now_s, "=,=,,",
+            sign(body, secret, now_s - 1000), sign(body, secret, now_s + 1000),
+            sign(body, "other"), sign(body + b"&", secret),
+        ):
+            self.assertFalse(webapp.is_signed(signature, body, secret), signature)
+
+
+class OnlyOnce(unittest.TestCase):
+    def test_all_who_ask_get_the_result_of_one(self):
+        once, door, calls = webapp.Once(), threading.Event(), []
+
+        def work():
+            calls.append(1)
+            door.wait(WAIT_S)
+            return "result"
+
+        results = []
+        threads = [
+            threading.Thread(target=lambda: results.append(once("key", work))) for _ in range(8)
+        ]
+        for it in threads:
+            it.start()
+        door.set()
+        for it in threads:
+            it.join(WAIT_S)
+        self.assertEqual((results, calls), (["result"] * 8, [1]))
+        self.assertEqual(once("other", lambda: 2), 2)
+
+    def test_what_failed_is_tried_again(self):
+        once = webapp.Once()
+        with self.assertRaises(ZeroDivisionError):
+            once("key", lambda: 1 / 0)
+        self.assertEqual(once("key", lambda: "second"), "second")
+        self.assertEqual(once("key", lambda: "third"), "second")
+
+
 class Example(unittest.TestCase):
     """What both have in common: an app on its port, and the stand-in it talks to."""
 
@@ -131,11 +193,13 @@ class Example(unittest.TestCase):
         self.addCleanup(stop)
         self.wait_for(lambda: self.request("/style.css"))
 
-    def request(self, path, form=None):
+    def request(self, path, form=None, secret=None):
         """Status and text of an answer; None while nobody listens."""
         data = None if form is None else urllib.parse.urlencode(form).encode()
+        headers = {"Incoming-Signature": sign(data, secret)} if secret else {}
+        request = urllib.request.Request("http://" + self.listen + path, data, headers)
         try:
-            with urllib.request.urlopen("http://" + self.listen + path, data, WAIT_S) as answer:
+            with urllib.request.urlopen(request, timeout=WAIT_S) as answer:
                 self.headers = answer.headers
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
@@ -156,10 +220,10 @@ class Example(unittest.TestCase):
         path.write_bytes(content)
         return self.callback(ticket, filename=str(path), **changes)
 
-    def callback(self, ticket, **changes):
+    def callback(self, ticket, signed_with=None, **changes):
         form = {"id": ticket, "backendSecret": "", "filename": "", "cancelled": "no",
                 "filenameFromBrowser": "a.txt", "cancelReason": "", **changes}
-        return self.request("/api/backend/upload_finished", form)
+        return self.request("/api/backend/upload_finished", form, signed_with)
 
     def kept(self):
         return sorted(os.listdir(self.uploads))
@@ -239,6 +303,32 @@ class Simple(Example):
         self.assertEqual(self.request("/")[0], 502)
 
 
+class SimpleSigned(Example):
+    name = "1-simple"
+    options = ["--callback-secret", "the secret"]
+
+    def test_only_signed_callbacks_are_taken(self):
+        self.request("/")
+        ticket = self.incoming.tickets[-1]
+        self.assertEqual(self.arrived(ticket)[0], 403)
+        self.assertEqual(self.arrived(ticket, signed_with="other")[0], 403)
+        self.assertEqual(self.kept(), [])
+        self.assertEqual(self.arrived(ticket, signed_with="the secret"), (200, "done"))
+        self.assertEqual(self.kept(), ["a.txt"])
+
+
+class DynamicSigned(Example):
+    name = "2-dynamic"
+    options = ["--processing-s", "0", "--callback-secret", "the secret"]
+
+    def test_only_signed_callbacks_are_taken(self):
+        ticket = self.request("/api/frontend/request_upload?filename=a.txt")[1]
+        form = {"backendSecret": self.incoming.requests.get(timeout=WAIT_S)[1]["backendSecret"]}
+        self.assertEqual(self.arrived(ticket, **form)[0], 403)
+        self.assertEqual(self.arrived(ticket, signed_with="other", **form)[0], 403)
+        self.assertEqual(self.arrived(ticket, signed_with="the secret", **form), (200, "wait"))
+
+
 class Dynamic(Example):
     name = "2-dynamic"
     options = ["--processing-s", "0"]
@@ -278,6 +368,16 @@ class Dynamic(Example):
             self.callback(ticket, filename="/gone", backendSecret=self.secret), (200, "wait")
         )
         self.assertEqual(self.incoming.requests.get(timeout=WAIT_S)[1]["id"], ticket)
+        self.assertEqual(self.kept(), ["a.txt"])
+
+    def test_who_asks_again_after_the_end_hears_done(self):
+        ticket = self.ticket()
+        self.assertEqual(self.arrived(ticket, backendSecret=self.secret), (200, "wait"))
+        self.incoming.requests.get(timeout=WAIT_S)
+        self.wait_for(
+            lambda: self.callback(ticket, filename="/gone", backendSecret=self.secret)
+            == (200, "done")
+        )
         self.assertEqual(self.kept(), ["a.txt"])
 
     def test_wrong_secret_is_refused(self):
@@ -353,7 +453,9 @@ def free_port():
 
 def load_tests(loader, tests, _):
     """`Example` itself is no test."""
-    cases = (SafeNames, Simple, Dynamic)
+    cases = (
+        SafeNames, Signatures, OnlyOnce, Simple, SimpleSigned, Dynamic, DynamicSigned
+    )
     return unittest.TestSuite(loader.loadTestsFromTestCase(it) for it in cases)
 
 

@@ -16,6 +16,12 @@ use crate::server::{PATIENCE, Server};
 pub struct Call {
     pub target: String,
     pub form: BTreeMap<String, String>,
+    /// The form as it was sent.
+    pub body: Vec<u8>,
+    /// `Incoming-Signature`.
+    pub signature: Option<String>,
+    /// `Incoming-Attempt`.
+    pub attempt_said: usize,
     /// Which callback of its ticket this is, counted from 1.
     pub attempt: usize,
 }
@@ -185,6 +191,7 @@ fn read_call(reader: &mut BufReader<TcpStream>) -> Option<Call> {
     assert_eq!(words.next(), Some("POST"), "{line}");
     let target = words.next().expect("a target").to_owned();
     let (mut length, mut content_type, mut host) = (None, String::new(), false);
+    let (mut key, mut signature, mut attempt_said) = (String::new(), None, None);
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|it| *it > 0)?;
@@ -194,6 +201,9 @@ fn read_call(reader: &mut BufReader<TcpStream>) -> Option<Call> {
             "content-length" => length = value.trim().parse().ok(),
             "content-type" => content_type = value.trim().to_owned(),
             "host" => host = true,
+            "idempotency-key" => key = value.trim().to_owned(),
+            "incoming-attempt" => attempt_said = value.trim().parse().ok(),
+            "incoming-signature" => signature = Some(value.trim().to_owned()),
             _ => {}
         }
     }
@@ -202,8 +212,11 @@ fn read_call(reader: &mut BufReader<TcpStream>) -> Option<Call> {
     let mut body = vec![0; length.expect("callbacks carry Content-Length")];
     reader.read_exact(&mut body).ok()?;
     let form: BTreeMap<String, String> = form_urlencoded::parse(&body).into_owned().collect();
-    assert_eq!(form.keys().map(String::as_str).collect::<Vec<_>>(), FIELDS);
-    Some(Call { target, form, attempt: 0 })
+    let fields = form.keys().map(String::as_str).filter(|it| *it != "metadata");
+    assert_eq!(fields.collect::<Vec<_>>(), FIELDS);
+    assert_eq!(key, form["id"], "every repetition has the same Idempotency-Key");
+    let attempt_said = attempt_said.expect("callbacks carry Incoming-Attempt");
+    Some(Call { target, form, body, signature, attempt_said, attempt: 0 })
 }
 
 /// What every callback carries: the fields of the protocol, and `secret` for the oldest web apps.

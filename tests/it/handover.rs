@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
 use socket2::{Domain, Socket, Type};
 
 use crate::backend::{Answer, Backend, Call, Gate};
@@ -118,6 +120,29 @@ fn a_callback_is_repeated_until_the_app_takes_the_file() {
     client.finish();
     let calls: Vec<Call> = (1..=3).map(|attempt| backend.call(&id, attempt)).collect();
     assert!(calls.iter().all(|it| it.form == calls[0].form));
+    assert!(calls.is_sorted_by(|one, next| one.attempt_said < next.attempt_said));
+}
+
+#[test]
+fn callbacks_are_signed_with_the_secret_of_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "a secret of 16 bytes or more\n").unwrap();
+    let setup =
+        Setup::default().with_environment("INCOMING_CALLBACK_SECRET_FILE", file.to_str().unwrap());
+    let server = setup.start();
+    let backend = Backend::done();
+    let id = backend.ticket(&server);
+    Client::upload(&server, &id, Content::new(68, 1000), 1000);
+    let call = backend.call(&id, 1);
+    let signature = call.signature.expect("it is signed");
+    let (time, code) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
+    let mut mac = Hmac::<Sha256>::new_from_slice(b"a secret of 16 bytes or more").unwrap();
+    mac.update([time.as_bytes(), b".", &call.body].concat().as_slice());
+    let expected: String =
+        mac.finalize().into_bytes().iter().map(|it| format!("{it:02x}")).collect();
+    assert_eq!(code, expected);
+    assert!(!server.log().contains("16 bytes or more"));
 }
 
 #[test]

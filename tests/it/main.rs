@@ -22,6 +22,7 @@ mod cancel;
 mod chaos;
 mod disk;
 mod handover;
+mod hanging;
 mod http_framing;
 mod http_routes;
 mod lifecycle;

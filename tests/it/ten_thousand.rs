@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use crate::backend::Backend;
 use crate::client::Client;
 use crate::content::Content;
-use crate::http::Connection;
+use crate::http::{Connection, request_bytes};
 use crate::server::{Server, Setup};
 
 /// The CPU time until it listens is printed, never judged.
@@ -35,7 +35,7 @@ fn ten_thousand_tickets_are_there_after_a_kill() {
     let mut connection = Connection::open(second.address);
     for id in ids.iter().skip(1).step_by(count / 500) {
         let path = format!("/incoming/0.1/backend/cancel_upload?id={id}");
-        connection.send(post(&path));
+        connection.send(request_bytes("POST", &path, &[], ""));
         assert!(matches!(connection.response().status, 200 | 412), "{id} is known");
     }
 }
@@ -46,7 +46,7 @@ fn issue(server: &Server, url: &str, count: usize) -> Vec<String> {
         let mut connection = Connection::open(server.address);
         let path = format!("/incoming/0.1/backend/new_upload?signalFinishURL={url}");
         let ids = (0..count / CONNECTIONS).map(|_| {
-            connection.send(post(&path));
+            connection.send(request_bytes("POST", &path, &[], ""));
             let response = connection.response();
             assert_eq!(response.status, 200, "{}", response.text());
             response.text().to_owned()
@@ -57,10 +57,6 @@ fn issue(server: &Server, url: &str, count: usize) -> Vec<String> {
         let threads: Vec<_> = (0..CONNECTIONS).map(|_| scope.spawn(issue_some)).collect();
         threads.into_iter().flat_map(|it| it.join().expect("issued")).collect()
     })
-}
-
-fn post(path: &str) -> String {
-    format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n")
 }
 
 const CONNECTIONS: usize = 50;

@@ -95,7 +95,7 @@ impl Upload {
     }
 
     /// The server has started, and this is what it knows.
-    pub(crate) fn check_recovered(&self, recovery: &Recovery, disk: &Disk) {
+    pub(crate) fn check_recovered(&mut self, recovery: &Recovery, disk: &Disk) {
         let record = self.record(recovery);
         let is_over = self.is_cancelled() || self.may_time_out || self.plan == Plan::SendTooMuch;
         let Some(record) = record else {
@@ -110,15 +110,19 @@ impl Upload {
         assert!(!(is_live && is_ended), "what was over goes on: {record:?}");
         let is_taken_back = self.is_finish_known && record.state != FINISHED;
         assert!(!is_taken_back, "a file is handed over again: {record:?}");
-        if record.state == RecordState::Receiving && !self.may_have_lost(disk) {
+        if is_live && !self.may_have_lost(disk) {
             let committed = record.committed_bytes as usize;
-            assert!(committed >= self.acked, "acknowledged bytes are forgotten: {record:?}");
             let data = self.data(disk).unwrap_or_default();
             let (there, synced) = (data.len(), self.is_synced);
             assert!(
                 data.get(..committed) == Some(&self.bytes[..committed]),
                 "it lost bytes: {record:?}, {there} there, {synced}"
             );
+            if committed < self.acked {
+                let may_be_gone = self.record_may_be_gone(disk);
+                assert!(may_be_gone, "acknowledged bytes are forgotten: {record:?}");
+                self.acked = committed;
+            }
         }
     }
 
@@ -140,9 +144,7 @@ impl Upload {
             None => self.may_time_out,
             Some(RecordState::Issued) => false,
             Some(RecordState::Receiving) => {
-                // What was never synced goes with a sync that fails, until the journal has moved.
-                let may_be_gone = !self.is_synced && disk.has_failed();
-                record.unwrap().committed_bytes >= end as u64 || may_be_gone
+                record.unwrap().committed_bytes >= end as u64 || self.record_may_be_gone(disk)
             }
             // Meanwhile.
             Some(RecordState::Cancelled { .. } | RecordState::Arrived { .. }) => true,
@@ -163,11 +165,15 @@ impl Upload {
         assert!(is_safe || is_given_up(), "{from} to {end} is acknowledged and may be lost");
     }
 
-    /// Without syncs, a failed one takes bytes that were acknowledged.
+    /// Without syncs, a failed one of its file takes bytes that were acknowledged.
     fn may_have_lost(&self, disk: &Disk) -> bool {
         let name = self.ticket.expect("a ticket").to_string();
-        // A sync that fails takes what was never synced: bytes, and records of them.
-        !self.is_synced && (disk.has_lost(&name) || disk.has_failed())
+        !self.is_synced && disk.has_lost(&name)
+    }
+
+    /// What the journal never synced goes with a sync that fails, until the journal has moved.
+    fn record_may_be_gone(&self, disk: &Disk) -> bool {
+        !self.is_synced && disk.has_failed()
     }
 
     fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {

@@ -5,7 +5,6 @@ mod ends;
 use std::time::{Duration, Instant};
 
 use engine::handover::{Answer, Outcome};
-use engine::op::StorageHealth;
 use incoming::mail::Mail;
 
 use crate::browser::Link;
@@ -44,16 +43,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let now = Instant::now();
         let is_fair = rng.chance(50);
-        let weather = Weather {
-            faults_left: if is_fair { 0 } else { rng.below(10) as u32 },
-            fault_percent: rng.within(1..10),
-            short_percent: rng.pick(&[0, 5, 40]),
-            slow_percent: rng.pick(&[0, 0, 10]),
-            can_allocate: rng.chance(80),
-            is_ordered: rng.chance(50),
-            is_full: false,
-            health: StorageHealth::Good,
-        };
+        let weather = Weather::drawn(&mut rng, is_fair, 0..10, 1..10);
         let disk = Disk::new(rng.next(), weather);
         let server = Server::new(&mut rng, is_fair);
         let chaos = Chaos::new(&mut rng, is_fair);

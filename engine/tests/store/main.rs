@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use disk::{Disk, Weather};
 use engine::durability::{Durability, SyncMethod};
 use engine::mask::rotate;
-use engine::op::{CoreId, StorageHealth};
+use engine::op::CoreId;
 use engine::store::{Finish, Room, Store, StoreConfig, StoreEvent, UploadKey, arrived_path};
 use engine::ticket::TicketId;
 use engine::upload::AppendError;
@@ -94,16 +94,7 @@ impl Sim {
         };
         let durability = config.durability;
         let is_fair = rng.chance(40);
-        let weather = Weather {
-            faults_left: if is_fair { 0 } else { rng.below(12) as u32 },
-            fault_percent: rng.within(1..15),
-            short_percent: rng.pick(&[0, 5, 40]),
-            slow_percent: rng.pick(&[0, 0, 10]),
-            can_allocate: rng.chance(80),
-            is_ordered: rng.chance(50),
-            is_full: false,
-            health: StorageHealth::Good,
-        };
+        let weather = Weather::drawn(&mut rng, is_fair, 0..12, 1..15);
         let mut store = Store::new(config).unwrap();
         let mut disk = Disk::new(rng.next(), weather);
         let count = if is_crowded { rng.within(70..100) } else { rng.within(1..9) };

@@ -16,7 +16,7 @@ impl World {
         let kernel = &mut self.kernel;
         match self.server.start(self.now, kernel, calls_left, &mut self.rng) {
             Ok(recovery) => {
-                for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
+                for upload in self.uploads.iter_mut().filter(|it| it.ticket.is_some()) {
                     upload.check_recovered(&recovery, &self.kernel.disk);
                 }
             }

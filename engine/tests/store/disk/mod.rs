@@ -13,6 +13,7 @@ mod names;
 mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use engine::buffer::{Memory, Slice};
@@ -64,6 +65,27 @@ pub(crate) struct Weather {
     /// No space is left, for now.
     pub(crate) is_full: bool,
     pub(crate) health: StorageHealth,
+}
+
+impl Weather {
+    /// As `rng` has it; without faults where it is fair.
+    pub(crate) fn drawn(
+        rng: &mut Rng,
+        is_fair: bool,
+        faults: Range<usize>,
+        fault_percent: Range<usize>,
+    ) -> Self {
+        Self {
+            faults_left: if is_fair { 0 } else { rng.within(faults) as u32 },
+            fault_percent: rng.within(fault_percent),
+            short_percent: rng.pick(&[0, 5, 40]),
+            slow_percent: rng.pick(&[0, 0, 10]),
+            can_allocate: rng.chance(80),
+            is_ordered: rng.chance(50),
+            is_full: false,
+            health: StorageHealth::Good,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
