@@ -29,6 +29,7 @@ mod lifecycle;
 mod many;
 mod messages;
 mod peers;
+mod query;
 mod restart;
 mod resume;
 mod settings;

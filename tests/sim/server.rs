@@ -189,7 +189,9 @@ impl Server {
             let sent = self.cores[index].tick(now, kernel, rng);
             outside.extend(self.route(index, sent));
         }
-        self.check_usage();
+        if self.is_up() {
+            self.check_usage();
+        }
         outside
     }
 
