@@ -108,7 +108,8 @@ mod tests {
                 let waiting = lookups.find("hangs");
                 assert!(tokio::time::timeout(Duration::from_millis(1), waiting).await.is_err());
                 // Of two threads one is free for the others.
-                assert_eq!(lookups.find("other").await.unwrap().len(), 1);
+                let other = tokio::time::timeout(PATIENCE, lookups.find("other")).await;
+                assert_eq!(other.expect("a free thread").unwrap().len(), 1);
             }
             assert_eq!(asked.load(Ordering::Relaxed), 1);
             drop(open);
@@ -143,6 +144,9 @@ mod tests {
             assert_eq!(asked.load(Ordering::Relaxed), 2);
         });
     }
+
+    /// Reached only when something is wrong.
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn the_system_knows_this_machine() {

@@ -38,6 +38,11 @@ impl Chaos {
         }
     }
 
+    /// Nothing goes wrong any more.
+    pub(crate) fn calm(&mut self) {
+        (self.ends_left, self.weathers_left) = (0, 0);
+    }
+
     /// Whether the server ends now.
     pub(crate) fn poll_end(&mut self, rng: &mut Rng) -> Option<End> {
         if self.ends_left == 0 || rng.below(self.ends_every) > 0 {

@@ -44,6 +44,17 @@ fn the_same_seed_gives_the_same_trace() {
     });
 }
 
+/// `cargo test --test sim -- --nocapture dead` prints when a web app is called that is dead for three
+/// days, with a kill, a stop and a power cut on the way.
+#[test]
+fn a_dead_web_app_is_called_for_three_days_and_then_everything_is_kept() {
+    for seed in 0..3 {
+        let schedule = World::outlive_a_dead_app(seed);
+        schedule.print();
+        schedule.check();
+    }
+}
+
 /// Panics so far. A worker survives what a connection's bytes make it do; here it may not happen.
 fn panic_count() -> u32 {
     HOOK.call_once(|| {

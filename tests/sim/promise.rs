@@ -176,7 +176,7 @@ impl Upload {
         !self.is_synced && disk.has_failed()
     }
 
-    fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
+    pub(crate) fn record<'a>(&self, recovery: &'a Recovery) -> Option<&'a TicketRecord> {
         recovery.tickets.iter().find(|it| Some(it.new.id) == self.ticket)
     }
 }
@@ -189,8 +189,9 @@ pub(crate) fn check_removal(path: &Path, disk: &Disk) {
     let state = recovery.tickets.iter().find(|it| it.new.id == id).map(|it| &it.state);
     let is_needed = match state {
         None | Some(&FINISHED | RecordState::Cancelled { .. }) => false,
-        // The server ended before it recorded that a browser has come. Nothing was acknowledged.
-        Some(RecordState::Issued) => !path.starts_with("parts"),
+        // The server ended before it recorded that a browser has come, however far a small file has
+        // got meanwhile. Nothing was acknowledged, and what the browser said of it is not known.
+        Some(RecordState::Issued) => false,
         Some(RecordState::Receiving | RecordState::Arrived { .. }) => true,
     };
     assert!(!is_needed, "{path:?} is removed in state {state:?}");

@@ -44,6 +44,7 @@ struct Settings {
     staging_bytes: u32,
     connections_max: u32,
     idle_timeout: Duration,
+    patience: Patience,
     /// Accepts that may fail in each run of a core.
     accept_faults_max: u32,
 }
@@ -63,6 +64,7 @@ impl Server {
             staging_bytes: rng.pick(&[64, 128, 320, 1024]) << 10,
             connections_max: rng.pick(&[3, 100]),
             idle_timeout: Duration::from_secs(if rng.chance(10) { 30 } else { 12 * 3600 }),
+            patience: if rng.chance(15) { LITTLE_PATIENCE } else { PATIENCE },
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
         let keys = Arc::default();
@@ -72,6 +74,11 @@ impl Server {
     /// Tickets are short-lived in this world.
     pub(crate) fn has_short_tickets(&self) -> bool {
         self.settings.idle_timeout < Duration::from_secs(3600)
+    }
+
+    /// Hand-overs are given up soon.
+    pub(crate) fn is_impatient(&self) -> bool {
+        self.settings.patience == LITTLE_PATIENCE
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -142,7 +149,7 @@ impl Server {
             idle_timeout: settings.idle_timeout,
             lifetime: Duration::from_secs(30 * 86_400),
             finish_timeout: Duration::from_secs(600),
-            patience: Patience { timeout: Duration::from_secs(72 * 3600), refusals_max: 10 },
+            patience: settings.patience,
             service: ServiceClock::new(start.recovery.service_ms, now),
             backend_behind_proxy: false,
             keys: self.keys.clone(),
@@ -204,6 +211,13 @@ impl Server {
     pub(crate) fn mail_from_control(&mut self, to: CoreId, mail: Mail) {
         let control = self.cores.len();
         self.cores[core_index(to)].deliver(control, Sent::Mail(mail));
+    }
+
+    /// The control thread has reached a host again that it could not reach.
+    pub(crate) fn host_back(&mut self, host: &str) {
+        for core in 0..self.cores.len() {
+            self.mail_from_control(CoreId(core as u16), Mail::HostBack { host: host.to_owned() });
+        }
     }
 
     pub(crate) fn ask_to_stop(&mut self) {
@@ -282,3 +296,7 @@ pub(crate) const KEYS: [(&str, &str); 2] =
 
 /// Who sends to a core besides cores: the control thread and the server.
 const OUTSIDE_COUNT: usize = 2;
+
+pub(crate) const PATIENCE: Patience =
+    Patience { timeout: Duration::from_secs(72 * 3600), refusals_max: 10 };
+const LITTLE_PATIENCE: Patience = Patience { timeout: Duration::from_secs(3), refusals_max: 2 };

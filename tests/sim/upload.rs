@@ -47,11 +47,22 @@ pub(crate) struct Upload {
     pub(crate) was_cut_off: bool,
     /// When its web app asks for a ticket again, or its browser comes back.
     pub(crate) back_at: Option<Instant>,
+    /// The web app has taken the file, and its answer was lost.
+    pub(crate) was_unheard: bool,
     /// The web app will ask to finish it.
     pub(crate) is_waiting: bool,
     /// Tickets are short-lived in this run.
     pub(crate) may_time_out: bool,
+    /// Answers of the web app that are not what they should be.
     pub(crate) failed_answers_left: u32,
+    /// Until then it does not answer at all.
+    pub(crate) app_dead_until: Option<Instant>,
+    /// Of the last callback.
+    pub(crate) attempt: u32,
+    /// Callbacks, all in all.
+    pub(crate) call_count: u32,
+    /// The server has little patience with web apps.
+    pub(crate) may_be_given_up: bool,
     /// What the browser knows in the end.
     pub(crate) end: Option<End>,
 }
@@ -108,9 +119,14 @@ impl Upload {
             is_done_heard: false,
             was_cut_off: false,
             back_at: None,
+            was_unheard: false,
             is_waiting: false,
             may_time_out: false,
-            failed_answers_left: rng.below(3) as u32,
+            failed_answers_left: rng.pick(&[0, 1, 2, 6]),
+            app_dead_until: None,
+            attempt: 0,
+            call_count: 0,
+            may_be_given_up: false,
             end: None,
         }
     }
@@ -138,10 +154,16 @@ impl Upload {
             }
             FILE_LONGER_THAN_DECLARED => self.plan == Plan::SendTooMuch,
             CANCELLED_BY_BACKEND => self.was_cancel_asked,
+            HANDOVER_FAILED => self.has_arrived && self.may_be_given_up,
             _ => false,
         };
         assert!(is_right, "MsgError {code} for {:?}, {:?}", self.ticket, self.plan);
         self.end = Some(End::Refused(code));
+    }
+
+    /// The web app has nothing to wait for any more.
+    pub(crate) fn is_app_content(&self) -> bool {
+        self.is_handed_over || !self.has_arrived
     }
 
     pub(crate) fn is_cancelled(&self) -> bool {
@@ -162,3 +184,4 @@ const STORAGE_FAILED: u64 = 200;
 const TICKET_UNKNOWN: u64 = 300;
 const UPLOAD_OVER: u64 = 301;
 const CANCELLED_BY_BACKEND: u64 = 302;
+pub(crate) const HANDOVER_FAILED: u64 = 400;

@@ -29,6 +29,7 @@ pub(crate) enum CallKind {
     New,
     Cancel,
     Finish,
+    Retry,
 }
 
 /// An answer to a callback on its way.
@@ -51,6 +52,7 @@ impl Call {
             ),
             CallKind::Cancel => ("cancel_upload".into(), format!("id={id}&backendSecret=s%26cret")),
             CallKind::Finish => (format!("finish_upload?id={id}"), "backendSecret=s%26cret".into()),
+            CallKind::Retry => (format!("retry_upload?id={id}"), "backendSecret=s%26cret".into()),
         };
         let request = format!(
             "POST /incoming/0.1/backend/{path} HTTP/1.1\r\nHost: localhost\r\n\
@@ -96,11 +98,16 @@ impl Told {
         disk: &Disk,
     ) -> Self {
         assert_eq!(callback.backend_secret, "s&cret");
+        // A try that was cut off is made again, and another try is counted from the beginning.
+        assert!((1..=upload.attempt + 1).contains(&callback.attempt), "{callback:?}");
+        upload.attempt = callback.attempt;
+        upload.call_count += 1;
         match &callback.outcome {
             Outcome::Arrived { path } => {
                 assert!(!upload.was_cancelled_by_app && upload.cancel_told.is_none());
                 assert!(!upload.is_finish_known, "the server knows that it has it");
-                assert!(!upload.is_handed_over || upload.was_cut_off, "it has it");
+                let may_be_told_again = upload.was_cut_off || upload.was_unheard;
+                assert!(!upload.is_handed_over || may_be_told_again, "it has it");
                 assert_eq!(callback.filename_from_browser, "a \"file\"");
                 assert_eq!(*path, PathBuf::from(STORAGE_DIR).join(upload.arrived_path()));
                 if !upload.is_taken_away {
@@ -148,23 +155,46 @@ impl Told {
         upload: &mut Upload,
         disk: &mut Disk,
     ) -> (CoreId, Mail) {
-        let answer = if upload.failed_answers_left > 0 && rng.chance(40) {
+        let is_dead = upload.app_dead_until.is_some_and(|it| self.at < it);
+        let answer = if is_dead {
+            Answer::Unreached { error: "connection refused".into(), retry_after: None }
+        } else if upload.failed_answers_left > 0 && rng.chance(40) {
             upload.failed_answers_left -= 1;
-            Answer::Unreached { error: "out of order".into(), retry_after: None }
+            fault(rng, upload, disk)
         } else if !upload.has_arrived {
             Answer::Done
         } else if rng.chance(30) && !upload.is_handed_over {
             upload.is_waiting = true;
             Answer::Wait
         } else {
-            upload.is_handed_over = true;
-            if !upload.is_removed_when_finished && rng.chance(30) {
-                upload.is_taken_away = true;
-                disk.take_away(&upload.arrived_path());
-            }
+            take(rng, upload, disk);
             Answer::Done
         };
         (self.from, done(&self.callback, answer))
+    }
+}
+
+/// The web app has the file from now on.
+fn take(rng: &mut Rng, upload: &mut Upload, disk: &mut Disk) {
+    upload.is_handed_over = true;
+    if !upload.is_removed_when_finished && !upload.is_taken_away && rng.chance(30) {
+        upload.is_taken_away = true;
+        disk.take_away(&upload.arrived_path());
+    }
+}
+
+/// What goes wrong with web apps, as the control thread sees it.
+fn fault(rng: &mut Rng, upload: &mut Upload, disk: &mut Disk) -> Answer {
+    let retry_after = rng.chance(30).then(|| Duration::from_secs(rng.below(200) as u64));
+    match rng.below(4) {
+        0 if upload.has_arrived => {
+            take(rng, upload, disk);
+            upload.was_unheard = true;
+            Answer::Unreached { error: "the answer was cut off".into(), retry_after: None }
+        }
+        // Of a cancellation it is only told: nothing that it answers is wrong.
+        1 if upload.has_arrived => Answer::Refused { error: "rubbish".into(), retry_after },
+        _ => Answer::Unreached { error: "out of order".into(), retry_after },
     }
 }
 
@@ -206,6 +236,9 @@ pub(crate) fn on_response(
         }
         // Too early; or it was asked again and has said `done`.
         (CallKind::Finish, 412) => {}
+        // It asks whether there is need or not.
+        (CallKind::Retry, 200 | 412) => {}
+        (CallKind::Retry, 400) => assert!(it.may_time_out),
         _ => panic!("{:?} is answered with {status} {body}", call.kind),
     }
 }

@@ -1,5 +1,6 @@
 //! A harbour: the server, its disk, and everybody who talks to it.
 
+mod dead_app;
 mod ends;
 
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::promise::check_removal;
 use crate::rng::Rng;
 use crate::server::Server;
 use crate::trace::Trace;
-use crate::upload::{End, Plan, Upload};
+use crate::upload::{End, HANDOVER_FAILED, Plan, Upload};
 use crate::webapp::{Call, CallKind, Told, done, on_response};
 
 pub(crate) struct World {
@@ -53,6 +54,7 @@ impl World {
         let uploads = (0..count).map(|_| Upload {
             may_time_out: server.has_short_tickets(),
             may_pipeline: churn == 0,
+            may_be_given_up: server.is_impatient(),
             is_synced: server.is_synced(),
             ..Upload::new(&mut rng, length_max)
         });
@@ -87,7 +89,7 @@ impl World {
             if step == STEPS_MAX {
                 self.panic_stuck();
             }
-            let is_over = self.uploads.iter().all(|it| it.end.is_some());
+            let is_over = self.uploads.iter().all(|it| it.end.is_some() && it.is_app_content());
             if is_over && self.told.is_empty() && self.server.is_up() {
                 self.check_uploads();
                 break;
@@ -183,7 +185,12 @@ impl World {
         upload.is_done_heard |=
             is_heard && matches!(mail, Mail::CallbackAnswer { answer: Answer::Done, .. });
         if is_heard {
+            let is_success =
+                matches!(mail, Mail::CallbackAnswer { answer: Answer::Done | Answer::Wait, .. });
             self.server.mail_from_control(to, mail);
+            if is_success && self.rng.chance(30) {
+                self.server.host_back("http://app");
+            }
         }
     }
 
@@ -292,6 +299,8 @@ impl World {
             self.call(CallKind::Finish, index);
         } else if is_cancel_due && !upload.was_cancelled_by_app && !upload.has_arrived {
             self.call(CallKind::Cancel, index);
+        } else if !upload.is_app_content() && self.rng.chance(20) {
+            self.call(CallKind::Retry, index);
         }
     }
 
@@ -315,6 +324,7 @@ impl World {
             match upload.end.expect("over") {
                 End::AllDone => assert!(upload.is_handed_over),
                 End::Cancelled => assert!(!upload.is_handed_over),
+                End::Refused(HANDOVER_FAILED) => assert!(upload.is_handed_over),
                 End::Refused(_) => assert!(!upload.is_handed_over || upload.may_time_out),
             }
             let is_apps = upload.is_handed_over && !upload.is_removed_when_finished;

@@ -158,5 +158,5 @@ fn nothing_leads_from_https_to_http() {
 fn a_session_that_is_cut_off_is_no_answer() {
     let one = authority("one");
     let (port, bench) = (start(&one, |_| {}), vouching(&[&one]));
-    assert_unreached(bench.arrived(&format!("https://localhost:{port}/cut")), "");
+    assert_unreached(bench.arrived(&format!("https://localhost:{port}/cut")), "close_notify");
 }
