@@ -335,14 +335,19 @@ impl World {
         }
         if self.server.run == 1 {
             self.server.check_loads();
-            self.server.check_usage_is_over();
+            let is_over = |it: &Upload| it.end == Some(End::AllDone) || it.was_cancelled_by_app;
+            if self.uploads.iter().all(is_over) {
+                self.server.check_usage_is_over();
+            }
         }
     }
 
     fn check_files(&self) {
         for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
             let is_there = upload.data(&self.kernel.disk).is_some();
-            let is_gone = upload.is_handed_over && upload.is_removed_when_finished
+            // A web app that has the file and could not say so is to be told again.
+            let is_known = upload.end != Some(End::Refused(HANDOVER_FAILED));
+            let is_gone = upload.is_handed_over && upload.is_removed_when_finished && is_known
                 || upload.cancel_told.as_deref() == Some("no more")
                 || upload.was_cancelled_by_app;
             // A removal that a crash undid is made up for much later, by the file's age.
