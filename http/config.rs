@@ -31,8 +31,15 @@ pub struct Config {
     /// Absolute.
     pub storage_dir: PathBuf,
     pub durability: DurabilityLevel,
-    /// Below this much free space there are no new tickets.
+    /// Below this much free space there are no new tickets, and no file is begun that would not leave
+    /// it free.
     pub reserve_bytes: u64,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
+    /// Permissions of files that are handed over. `None`: as the original has it.
+    pub handover_mode: Option<u32>,
+    /// Their group. `None`: the server's.
+    pub handover_group: Option<Group>,
     pub runtime: Runtime,
     /// Threads. `None`: one for each CPU that this process may use.
     pub cores: Option<u16>,
@@ -65,6 +72,14 @@ pub struct Config {
     pub log: String,
 }
 
+/// A group of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// As it was written: a name, or a number.
+    pub name: String,
+    pub gid: u32,
+}
+
 /// What an acknowledged byte survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DurabilityLevel {
@@ -85,11 +100,14 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 21] = [
+pub const KEYS: [(&str, &str); 24] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
     ("reserve", "64MiB"),
+    ("max_size", ""),
+    ("handover_mode", ""),
+    ("handover_group", ""),
     ("runtime", "monoio"),
     ("cores", ""),
     ("memory", "64MiB"),
@@ -118,6 +136,12 @@ impl Config {
         let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
         let durability = it.read("durability", |text| choose(text, &DURABILITY_LEVELS));
         let reserve_bytes = it.read("reserve", parse_size);
+        let max_size_bytes = it.read("max_size", |text| match text {
+            "" => Ok(None),
+            _ => parse_size(text).map(Some),
+        });
+        let handover_mode = it.read("handover_mode", parse_mode);
+        let handover_group = it.read("handover_group", parse_group);
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
         let cores = it.read("cores", |text| match text {
             "" => Ok(None),
@@ -147,6 +171,9 @@ impl Config {
                 storage_dir: storage_dir?,
                 durability: durability?,
                 reserve_bytes: reserve_bytes?,
+                max_size_bytes: max_size_bytes?,
+                handover_mode: handover_mode?,
+                handover_group: handover_group?,
                 runtime: runtime?,
                 cores: cores?,
                 memory_bytes: memory_bytes?,
@@ -316,6 +343,47 @@ fn parse_memory(text: &str) -> Result<u32, Problem> {
         ));
     }
     Ok(bytes as u32)
+}
+
+fn parse_mode(text: &str) -> Result<Option<u32>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_octal = text.bytes().all(|it| matches!(it, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    match mode {
+        Some(mode) if mode > 0o777 => Err(Problem::new(
+            "it sets more than permissions to read, write and execute",
+            "write 777 or less, such as 0640",
+        )),
+        Some(mode) if mode & 0o400 == 0 => Err(Problem::new(
+            "the file's owner could not read it",
+            format!("write {:04o}", mode | 0o400),
+        )),
+        Some(mode) => Ok(Some(mode)),
+        None => Err(Problem::new("it is no octal number", "write a mode such as 0640")),
+    }
+}
+
+fn parse_group(text: &str) -> Result<Option<Group>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let group = |gid| Some(Group { name: text.to_owned(), gid });
+    // The highest number means "nobody" to the kernel.
+    if let Some(gid) = text.parse::<u32>().ok().filter(|it| *it != u32::MAX) {
+        return Ok(group(gid));
+    }
+    match nix::unistd::Group::from_name(text) {
+        Ok(Some(it)) => Ok(group(it.gid.as_raw())),
+        Ok(None) => Err(Problem::new(
+            "there is no such group",
+            "write a group of this machine (getent group shows them), or its number",
+        )),
+        Err(error) => {
+            Err(Problem::new(format!("the group cannot be looked up: {error}"), "write its number"))
+        }
+    }
 }
 
 fn parse_filter(text: &str) -> Result<String, Problem> {

@@ -294,6 +294,12 @@ impl Connection {
         matches!(&self.phase, Phase::Upload(it) if it.session.is_settled())
     }
 
+    /// It says which upload it is for, and has no answer to that yet.
+    pub fn is_claiming(&self) -> bool {
+        let is_claiming = matches!(&self.phase, Phase::Upload(it) if it.session.is_claiming());
+        is_claiming && !self.is_ending
+    }
+
     /// Chunks may come.
     pub fn is_receiving(&self) -> bool {
         matches!(&self.phase, Phase::Upload(it) if it.session.is_receiving())

@@ -4,6 +4,7 @@ mod boot;
 mod machine;
 mod medium;
 mod orphans;
+mod places;
 mod recovery;
 pub mod storage;
 
@@ -12,7 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -30,7 +31,7 @@ use crate::config::{Config, format_size};
 use crate::control::admin::{AdminSocket, Desk, Operator};
 use crate::control::cores::Cores;
 use crate::control::{self, Control, ControlSender};
-use crate::keys::BackendKeys;
+use crate::keys::{BackendKey, BackendKeys};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -62,6 +63,11 @@ pub enum ServerError {
         dir: std::path::PathBuf,
         error: StorageError,
     },
+    /// Files cannot be handed over to this group.
+    HandoverGroup {
+        name: String,
+        error: io::Error,
+    },
     Listen {
         address: SocketAddr,
         error: io::Error,
@@ -79,6 +85,25 @@ pub enum ServerError {
         core: CoreId,
         error: io::Error,
     },
+}
+
+/// What the cores tell each other without mail. Index: core.
+#[derive(Clone, Debug)]
+struct Shared {
+    loads: Arc<[AtomicU32]>,
+    unallocated: Arc<[AtomicU64]>,
+    /// And for each key what all of them together count.
+    keys: Arc<BackendKeys>,
+}
+
+impl Shared {
+    fn new(core_count: u16, keys: &[BackendKey]) -> Self {
+        Self {
+            keys: Arc::new(BackendKeys::new(keys.iter().cloned())),
+            loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
+            unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
 }
 
 /// What the server's threads tell it.
@@ -111,7 +136,7 @@ impl Server {
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
         let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
-        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
+        let storage = places::open(config)?;
         let backend = choose_backend(config.runtime)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
@@ -142,8 +167,7 @@ impl Server {
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
-        let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
-        let keys = Arc::new(BackendKeys::new(config.backend_keys.clone()));
+        let shared = Shared::new(core_count, &config.backend_keys);
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -157,7 +181,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, start, medium, service, loads.clone(), keys.clone());
+            let config = worker_config(config, start, medium, service, shared.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -317,12 +341,11 @@ fn worker_config(
     start: CoreStart,
     medium: Medium,
     service: ServiceClock,
-    loads: Arc<[AtomicU32]>,
-    keys: Arc<BackendKeys>,
+    shared: Shared,
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
-        core_count: loads.len() as u16,
+        core_count: shared.loads.len() as u16,
         storage_dir: config.storage_dir.clone(),
         direct: medium.direct,
         durability: medium.durability,
@@ -335,13 +358,17 @@ fn worker_config(
         patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
-        keys,
+        keys: shared.keys,
         library_modified: library_modified(),
+        unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
+        max_size_bytes: config.max_size_bytes,
+        handover_mode: config.handover_mode,
+        handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,
-        loads,
+        loads: shared.loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
 }
@@ -413,6 +440,12 @@ impl fmt::Display for ServerError {
                 dir.display(),
                 error.remedy()
             ),
+            Self::HandoverGroup { name, error } => write!(
+                f,
+                "handover_group = \"{name}\": this process may not give files to the group: \
+                 {error}\n  remedy: make its user a member (SupplementaryGroups= in the unit, usermod \
+                 -aG), or name a group that it is in"
+            ),
             Self::Listen { address, error } => write!(
                 f,
                 "listen = \"{address}\": cannot listen there: {error}\n  remedy: {}",
@@ -444,8 +477,6 @@ impl std::error::Error for ServerError {}
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
-/// A server that was just told to stop needs a moment for it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;

@@ -2,7 +2,7 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `backend` (what web apps ask), `telling` (what they are
+//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
 //! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
 //! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there),
 //! `query` (what is asked about all of that), `usage` (what each backend key has under way).
@@ -15,6 +15,7 @@ mod lifecycle;
 mod query;
 mod rate;
 mod restore;
+mod room;
 mod sockets;
 mod telling;
 mod uploads;
@@ -25,7 +26,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::buffer::Memory;
@@ -119,8 +120,16 @@ pub struct WorkerConfig {
     pub library_modified: SystemTime,
     /// Tickets per core, for placing new ones. Index: core.
     pub loads: Arc<[AtomicU32]>,
-    /// Below this much free space there are no new tickets, in bytes.
+    /// Bytes that the begun uploads of each core will still take from the file system. Index: core.
+    pub unallocated: Arc<[AtomicU64]>,
+    /// Below this much free space there are no new tickets, and no file is begun that would not
+    /// leave it free, in bytes.
     pub reserve_bytes: u64,
+    /// What handed-over files may be used for, and by which group. `None`: as the original has it.
+    pub handover_mode: Option<u32>,
+    pub handover_gid: Option<u32>,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
     /// Which start of a server on this storage directory this is.
     pub run: u64,
     /// Where the journal goes on, whose files the server has made ready.
@@ -135,6 +144,7 @@ impl Worker {
     /// Takes its memory. Fails where the kernel has none.
     pub fn new(now: Instant, mut config: WorkerConfig) -> io::Result<Self> {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
+        assert_eq!(config.unallocated.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
             parts_dir: PARTS_NAME.into(),
@@ -180,6 +190,7 @@ impl Worker {
             config,
         };
         worker.restore(now, recovered);
+        worker.publish_unallocated();
         worker.accept();
         Ok(worker)
     }
@@ -300,6 +311,7 @@ impl Machine for Worker {
         }
         self.on_journal_events(now);
         self.pump_due(now);
+        self.publish_unallocated();
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -314,6 +326,7 @@ impl Machine for Worker {
         self.journal.on_timeout(now);
         self.on_journal_events(now);
         self.pump_due(now);
+        self.publish_unallocated();
     }
 
     fn poll_op(&mut self) -> Option<(Token, Op<Mail>)> {

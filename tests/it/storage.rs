@@ -165,17 +165,18 @@ fn run_as(id: u32, words: &[String]) -> Output {
     command.output().expect("setpriv, of util-linux")
 }
 
-fn identity(id: u32, groups: &str) -> Vec<String> {
+/// Runs what follows as this user.
+pub fn identity(id: u32, groups: &str) -> Vec<String> {
     ["setpriv", &format!("--reuid={id}"), &format!("--regid={id}"), groups]
         .map(str::to_owned)
         .into()
 }
 
-fn open_to_all(path: &Path) {
+pub fn open_to_all(path: &Path) {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 /// Users that no machine has.
-const SERVER_ID: u32 = 61_001;
+pub const SERVER_ID: u32 = 61_001;
 const APP_ID: u32 = 61_002;

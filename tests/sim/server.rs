@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::durability::{Durability, SyncMethod};
@@ -31,6 +31,8 @@ pub(crate) struct Server {
     /// Empty while it is down.
     pub(crate) cores: Vec<Core>,
     loads: Arc<[AtomicU32]>,
+    /// What each core says its uploads will still take.
+    unallocated: Arc<[AtomicU64]>,
     /// Counts the starts.
     pub(crate) run: u32,
     /// That of the last complete start.
@@ -67,8 +69,8 @@ impl Server {
             patience: if rng.chance(15) { LITTLE_PATIENCE } else { PATIENCE },
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        let keys = Arc::default();
-        Self { settings, keys, cores: Vec::new(), loads: Arc::new([]), run: 0, boot: 0 }
+        let (keys, loads, unallocated) = (Arc::default(), Arc::new([]), Arc::new([]));
+        Self { settings, keys, cores: Vec::new(), loads, unallocated, run: 0, boot: 0 }
     }
 
     /// Tickets are short-lived in this world.
@@ -115,6 +117,7 @@ impl Server {
             tickets_max: None,
         })));
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        self.unallocated = (0..core_count).map(|_| AtomicU64::new(0)).collect();
         for core in 0..core_count {
             let config = self.config(now, CoreId(core), &start, &kernel.disk, rng);
             let worker = Worker::new(now, config).unwrap();
@@ -155,7 +158,11 @@ impl Server {
             keys: self.keys.clone(),
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
+            unallocated: self.unallocated.clone(),
             reserve_bytes: 64 << 20,
+            max_size_bytes: None,
+            handover_mode: None,
+            handover_gid: None,
             run: start.run,
             log_start: start.logs[core_index(core)],
             recovered: records.map(|it| recovered_ticket(it, disk)).collect(),
@@ -257,6 +264,12 @@ impl Server {
     pub(crate) fn check_usage_is_over(&self) {
         let usage: Vec<_> = self.keys.ids().map(|it| self.keys.usage(it)).collect();
         assert!(usage.iter().all(|it| *it == (0, 0)), "{usage:?}");
+    }
+
+    /// Nothing that was begun goes on.
+    pub(crate) fn check_unallocated(&self) {
+        let unallocated = self.unallocated.iter().map(|it| it.load(Ordering::Relaxed));
+        assert_eq!(unallocated.collect::<Vec<_>>(), vec![0; self.unallocated.len()]);
     }
 
     /// Gives every core what is for it, and the rest back.
