@@ -14,7 +14,7 @@ use crate::codec::message::{MessageDecoder, MessageEvent, MessageLimits};
 use crate::codec::request::{Framing, Head, HeadLimits, Method, RequestError, parse_head};
 use crate::codec::response::{CONTINUE, EncodeOptions, Response};
 use crate::dialect::incoming::{Command, Session};
-use crate::routes::{BackendRequest, Route, Router};
+use crate::routes::{BackendCall, Route, Router};
 
 /// See the module.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Answer with [`Connection::on_response`].
-    Backend(BackendRequest),
+    Backend(BackendCall),
     /// Bytes of the file, still masked; `mask[0]` belongs to `bytes[0]`.
     Append {
         bytes: &'a [u8],
@@ -352,9 +352,9 @@ impl Connection {
         };
         match router.route(head, &request.body) {
             Route::Answer(response) => self.respond(date, &response, asked),
-            Route::Backend(request) => {
+            Route::Backend(call) => {
                 self.phase = Phase::Answering(asked);
-                return Some(Event::Backend(request));
+                return Some(Event::Backend(call));
             }
             Route::Upload => match handshake::accept(head) {
                 Ok(response) => {
@@ -500,7 +500,8 @@ mod tests {
 
     fn router() -> Router {
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false, is_draining: false }
+        let keys = Default::default();
+        Router { library, backend_behind_proxy: false, is_draining: false, keys }
     }
 
     /// Hands `bytes` in and says what came of it, in words.

@@ -30,6 +30,7 @@ use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
 use crate::control::admin::Candidate;
+use crate::keys::{BackendKey, BackendKeys};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 pub use error::ServerError;
@@ -57,11 +58,14 @@ pub struct Stopper(mpsc::Sender<Notice>);
 struct Shared {
     loads: Arc<[AtomicU32]>,
     unallocated: Arc<[AtomicU64]>,
+    /// And for each key what all of them together count.
+    keys: Arc<BackendKeys>,
 }
 
 impl Shared {
-    fn new(core_count: u16) -> Self {
+    fn new(core_count: u16, keys: &[BackendKey]) -> Self {
         Self {
+            keys: Arc::new(BackendKeys::new(keys.iter().cloned())),
             loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
             unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -389,6 +393,7 @@ fn worker_config(
         patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
+        keys: shared.keys,
         library_modified: library_modified(),
         unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,

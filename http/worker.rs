@@ -5,6 +5,7 @@
 //! `uploads` (from a claim to a stored file), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
 //! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
 //! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there),
+//! `query` (what is asked about all of that), `usage` (what each backend key has under way),
 //! `drain` (the end).
 
 mod backend;
@@ -13,11 +14,14 @@ mod drain;
 mod input;
 mod journal;
 mod lifecycle;
+mod query;
+mod rate;
 mod restore;
 mod room;
 mod sockets;
 mod telling;
 mod uploads;
+mod usage;
 mod watch;
 
 use std::collections::VecDeque;
@@ -42,12 +46,15 @@ use backend::HeldFinish;
 use clients::Clients;
 use drain::Drain;
 use journal::Then;
+use query::Asked;
 pub use restore::RecoveredTicket;
 use watch::Watch;
 
 use crate::assets::Library;
 use crate::codec::response::http_date;
+use crate::keys::BackendKeys;
 use crate::mail::Mail;
+use crate::query::Asker;
 use crate::routes::Router;
 
 /// See the module.
@@ -64,6 +71,8 @@ pub struct Worker {
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
+    /// What web apps have asked all cores.
+    asked: Vec<Asked>,
     journal: Journal<Mail>,
     /// What follows when a record is durable, in the order of the records.
     awaiting: VecDeque<(Position, Then)>,
@@ -111,6 +120,8 @@ pub struct WorkerConfig {
     pub service: ServiceClock,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// Who may ask for tickets, and what all cores count for each.
+    pub keys: Arc<BackendKeys>,
     /// When the hosted library last changed, for caches.
     pub library_modified: SystemTime,
     /// Tickets per core, for placing new ones. Index: core.
@@ -153,6 +164,7 @@ impl Worker {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
             is_draining: false,
+            keys: config.keys.clone(),
         };
         let recovered = std::mem::take(&mut config.recovered);
         let journal = JournalConfig {
@@ -175,6 +187,7 @@ impl Worker {
             outbox: Outbox::default(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
+            asked: Vec::new(),
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
@@ -259,11 +272,18 @@ impl Worker {
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::Query { asker, query } => self.on_query(now, asker, &query),
+            Mail::QueryAnswer { asker: Asker::Client(it), page } => {
+                self.on_page(now, it.client, page);
+            }
+            Mail::Retry { number, retry } => self.on_retry(now, number, retry),
             Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Drain => self.start_drain(now),
             Mail::Stop => self.stop(now),
             Mail::Callback { .. }
             | Mail::Drained { .. }
+            | Mail::QueryAnswer { asker: Asker::Control(_), .. }
+            | Mail::RetryAnswer { .. }
             | Mail::JournalFailed { .. }
             | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")

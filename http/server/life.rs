@@ -5,8 +5,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc;
+use std::path::Path;
 use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -21,7 +22,8 @@ use super::recovery::{self, Recovered};
 use super::storage::Storage;
 use super::{Notice, ServerError, Shared, listeners, machine, worker_config};
 use crate::config::Config;
-use crate::control::admin::{AdminSocket, Desk};
+use crate::control::admin::{AdminSocket, Desk, Operator};
+use crate::control::cores::Cores;
 use crate::control::{self, Control, ControlSender};
 use crate::mail::Mail;
 use crate::worker::WorkerConfig;
@@ -78,19 +80,12 @@ impl Life {
         let helper = Helper::start(*backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
+        let post = move |core: CoreId, mail| posts[usize::from(core.0)].send(mail);
+        let settings = control::Settings::new(config, *core_count);
         let (control, control_sender) =
-            Control::new(control::Settings::new(config, *core_count), {
-                move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-            })
-            .map_err(system("start the control thread"))?;
-        // Uploads do not need it: where the file system has no sockets, the server serves.
-        let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => control.with_admin(desk(foundation), socket),
-            Err(error) => {
-                tracing::warn!(%error, "no admin socket: commands cannot reach this server");
-                control
-            }
-        };
+            Control::new(settings, post.clone()).map_err(system("start the control thread"))?;
+        let operator = Operator::new(Arc::new(Cores::new(*core_count, post)), storage.dir.clone());
+        let control = with_admin(control, &config.storage_dir, desk(foundation, operator));
         let mut threads = vec![
             spawn("control".to_owned(), move || control.run())
                 .map_err(system("start the control thread"))?,
@@ -98,7 +93,7 @@ impl Life {
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let cpus = machine::usable_cpus();
-        let shared = Shared::new(*core_count);
+        let shared = Shared::new(*core_count, &config.backend_keys);
         let runtime = config.runtime;
         for ((start, listeners), mailbox) in starts.into_iter().zip(shares).zip(receivers) {
             let core = start.core;
@@ -202,15 +197,31 @@ impl Life {
     }
 }
 
-fn desk(foundation: &Foundation) -> Desk {
+fn desk(foundation: &Foundation, operator: Operator) -> Desk {
     let notifier = foundation.notifier.clone();
     Desk {
         listen: vec![foundation.address],
+        operator,
         on_replace: foundation.hands_over.then(|| -> Box<dyn Fn(_) + Send + Sync> {
             Box::new(move |candidate| {
                 let _ = notifier.send(Notice::Replace(candidate));
             })
         }),
+    }
+}
+
+/// Uploads do not need it: where the file system has no sockets, the server serves.
+fn with_admin<P: Fn(CoreId, Mail)>(
+    control: Control<P>,
+    storage_dir: &Path,
+    desk: Desk,
+) -> Control<P> {
+    match AdminSocket::bind(storage_dir) {
+        Ok(socket) => control.with_admin(desk, socket),
+        Err(error) => {
+            tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
+            control
+        }
     }
 }
 
