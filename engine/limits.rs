@@ -24,5 +24,5 @@ pub const ALLOCATE_STEP_BYTES: u64 = 256 * 1024 * 1024;
 /// A binary message (a chunk) may be this long, whatever chunk size was announced.
 pub const MESSAGE_BYTES_MAX: u64 = 8 * 1024 * 1024;
 
-/// The largest file: what a signed 64-bit offset can address, in whole blocks.
-pub const FILE_BYTES_MAX: u64 = (i64::MAX as u64) & !(BLOCK_BYTES as u64 - 1);
+/// The largest file: so far JavaScript counts exactly.
+pub const FILE_BYTES_MAX: u64 = (1 << 53) - 1;

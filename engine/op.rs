@@ -57,8 +57,9 @@ pub enum Op<M> {
     Truncate { file: FileId, length_bytes: u64 },
     /// Forget the file. The machine has no op in flight on it. No completion.
     CloseFile { file: FileId },
-    /// Set the mode and, if given, the owner of a path. Completes with [`Output::Done`].
-    SetOwner { path: PathBuf, mode: u32, owner_uid: Option<u32> },
+    /// Set the mode and, if given, group and owner of a path. Where one of them may not be set, the
+    /// others are, and it is the error. Completes with [`Output::Done`].
+    SetOwner { path: PathBuf, mode: u32, group_gid: Option<u32>, owner_uid: Option<u32> },
     /// Rename within a file system, replacing nothing. Completes with [`Output::Done`].
     Rename { from: PathBuf, to: PathBuf },
     /// Remove a file. Completes with [`Output::Done`].

@@ -52,6 +52,8 @@ pub struct Store<M> {
     ops: VecDeque<(Token, Op<M>)>,
     /// Ops that were emitted and have not completed.
     in_flight_count: usize,
+    /// See [`Store::unallocated_bytes`].
+    unallocated_bytes: u64,
     events: VecDeque<StoreEvent>,
 }
 
@@ -156,6 +158,7 @@ impl<M> Store<M> {
             journal_region,
             ops: VecDeque::new(),
             in_flight_count: 0,
+            unallocated_bytes: 0,
             events: VecDeque::new(),
         })
     }
@@ -244,6 +247,18 @@ impl<M> Store<M> {
     /// Another length, while nothing has been received.
     pub fn set_length(&mut self, key: UploadKey, length_bytes: u64) {
         self.part_mut(key.slot).upload.set_length(length_bytes);
+        self.count_unallocated(key.slot);
+    }
+
+    /// What the uploads that have begun will still take from the file system, in bytes: what was
+    /// declared without what is allocated or written.
+    pub fn unallocated_bytes(&self) -> u64 {
+        self.unallocated_bytes
+    }
+
+    /// The same of one upload.
+    pub fn unallocated_bytes_of(&self, key: UploadKey) -> u64 {
+        self.get(key).map_or(0, |it| it.unallocated_counted)
     }
 
     /// The journal's record that everything below `offset_bytes` is durable is durable itself.
@@ -278,6 +293,7 @@ impl<M> Store<M> {
         self.flush_wanted(slot);
         self.sync_if_due(now, slot);
         self.serve_waiting(now);
+        self.count_unallocated(slot);
     }
 
     pub fn poll_op(&mut self) -> Option<(Token, Op<M>)> {
@@ -365,6 +381,7 @@ impl<M> Store<M> {
         }
         self.advance(now, upload.slot);
         self.serve_waiting(now);
+        self.count_unallocated(upload.slot);
     }
 
     fn insert_part(&mut self, part: Part) -> UploadKey {
@@ -375,7 +392,17 @@ impl<M> Store<M> {
         let it = &mut self.slots[slot as usize];
         it.generation = it.generation.wrapping_add(1);
         it.part = Some(part);
-        UploadKey { slot, generation: it.generation }
+        let key = UploadKey { slot, generation: it.generation };
+        self.count_unallocated(slot);
+        key
+    }
+
+    /// Something has happened to the upload, if it is still there.
+    fn count_unallocated(&mut self, slot: u32) {
+        let Some(part) = self.slots[slot as usize].part.as_mut() else { return };
+        let unallocated = part.unallocated_bytes();
+        self.unallocated_bytes -= std::mem::replace(&mut part.unallocated_counted, unallocated);
+        self.unallocated_bytes += unallocated;
     }
 
     /// The upload does not wait for a lease any more.
@@ -393,7 +420,8 @@ impl<M> Store<M> {
     }
 
     fn free_slot(&mut self, slot: u32) {
-        self.slots[slot as usize].part = None;
+        let part = self.slots[slot as usize].part.take();
+        self.unallocated_bytes -= part.map_or(0, |it| it.unallocated_counted);
         self.free_slots.push(slot);
     }
 

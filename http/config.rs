@@ -4,6 +4,7 @@
 //! everything else is a constant. A wrong setting stops the start and says where it stands, what is
 //! wrong with it and what to write instead.
 
+mod keys;
 mod layers;
 mod secrets;
 mod units;
@@ -16,6 +17,8 @@ use engine::driver::Runtime;
 use rustls::pki_types::CertificateDer;
 use tracing_subscriber::EnvFilter;
 
+use crate::keys::BackendKey;
+use keys::KeysError;
 pub use layers::{ConfigError, Given, Layers, Source};
 pub use secrets::Secret;
 pub use units::{Problem, format_duration, format_size, nearest, parse_duration, parse_size};
@@ -28,8 +31,15 @@ pub struct Config {
     /// Absolute.
     pub storage_dir: PathBuf,
     pub durability: DurabilityLevel,
-    /// Below this much free space there are no new tickets.
+    /// Below this much free space there are no new tickets, and no file is begun that would not leave
+    /// it free.
     pub reserve_bytes: u64,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
+    /// Permissions of files that are handed over. `None`: as the original has it.
+    pub handover_mode: Option<u32>,
+    /// Their group. `None`: the server's.
+    pub handover_group: Option<Group>,
     pub runtime: Runtime,
     /// Threads. `None`: one for each CPU that this process may use.
     pub cores: Option<u16>,
@@ -55,9 +65,19 @@ pub struct Config {
     pub refusals_max: u32,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// Web apps need one of these; none: they need nothing.
+    pub backend_keys: Vec<BackendKey>,
     pub log_format: LogFormat,
     /// In the syntax of [`EnvFilter`].
     pub log: String,
+}
+
+/// A group of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// As it was written: a name, or a number.
+    pub name: String,
+    pub gid: u32,
 }
 
 /// What an acknowledged byte survives.
@@ -80,11 +100,14 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 20] = [
+pub const KEYS: [(&str, &str); 24] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
     ("reserve", "64MiB"),
+    ("max_size", ""),
+    ("handover_mode", ""),
+    ("handover_group", ""),
     ("runtime", "monoio"),
     ("cores", ""),
     ("memory", "64MiB"),
@@ -99,6 +122,7 @@ pub const KEYS: [(&str, &str); 20] = [
     ("handover_timeout", "3d"),
     ("refusals_max", "10"),
     ("backend_behind_proxy", "false"),
+    ("backend_keys", ""),
     ("log_format", "auto"),
     ("log", "info"),
 ];
@@ -112,6 +136,12 @@ impl Config {
         let storage_dir = it.read("storage_dir", |text| parse_storage_dir(text, home));
         let durability = it.read("durability", |text| choose(text, &DURABILITY_LEVELS));
         let reserve_bytes = it.read("reserve", parse_size);
+        let max_size_bytes = it.read("max_size", |text| match text {
+            "" => Ok(None),
+            _ => parse_size(text).map(Some),
+        });
+        let handover_mode = it.read("handover_mode", parse_mode);
+        let handover_group = it.read("handover_group", parse_group);
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
         let cores = it.read("cores", |text| match text {
             "" => Ok(None),
@@ -131,6 +161,7 @@ impl Config {
         let refusals_max =
             it.read("refusals_max", |text| within(number(text)?, 1, 1_000_000).map(|it| it as u32));
         let behind_proxy = it.read("backend_behind_proxy", |text| choose(text, &BOOLEANS));
+        let backend_keys = it.read_backend_keys();
         let log_format = it.read("log_format", |text| choose(text, &LOG_FORMATS));
         let log = it.read("log", parse_filter);
         let errors = reader.errors;
@@ -140,6 +171,9 @@ impl Config {
                 storage_dir: storage_dir?,
                 durability: durability?,
                 reserve_bytes: reserve_bytes?,
+                max_size_bytes: max_size_bytes?,
+                handover_mode: handover_mode?,
+                handover_group: handover_group?,
                 runtime: runtime?,
                 cores: cores?,
                 memory_bytes: memory_bytes?,
@@ -153,6 +187,7 @@ impl Config {
                 handover_timeout: handover_timeout?,
                 refusals_max: refusals_max?,
                 backend_behind_proxy: behind_proxy?,
+                backend_keys: backend_keys?,
                 log_format: log_format?,
                 log: log?,
             })
@@ -228,6 +263,24 @@ impl Reader<'_> {
             .ok()
     }
 
+    /// What is wrong within the file of keys has its place there.
+    fn read_backend_keys(&mut self) -> Option<Vec<BackendKey>> {
+        let mut within = Vec::new();
+        let keys = self.read("backend_keys", |text| match text {
+            "" => Ok(Some(Vec::new())),
+            path => match keys::read_keys(path) {
+                Ok(keys) => Ok(Some(keys)),
+                Err(KeysError::File(problem)) => Err(problem),
+                Err(KeysError::Content(errors)) => {
+                    within = errors;
+                    Ok(None)
+                }
+            },
+        });
+        self.errors.extend(within);
+        keys.flatten()
+    }
+
     /// The secret itself or a file that holds it, not both.
     fn read_callback_secret(&mut self) -> Option<Option<Secret>> {
         let here = self.read("callback_secret", secrets::parse_secret);
@@ -290,6 +343,47 @@ fn parse_memory(text: &str) -> Result<u32, Problem> {
         ));
     }
     Ok(bytes as u32)
+}
+
+fn parse_mode(text: &str) -> Result<Option<u32>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let is_octal = text.bytes().all(|it| matches!(it, b'0'..=b'7'));
+    let mode = u32::from_str_radix(text, 8).ok().filter(|_| is_octal);
+    match mode {
+        Some(mode) if mode > 0o777 => Err(Problem::new(
+            "it sets more than permissions to read, write and execute",
+            "write 777 or less, such as 0640",
+        )),
+        Some(mode) if mode & 0o400 == 0 => Err(Problem::new(
+            "the file's owner could not read it",
+            format!("write {:04o}", mode | 0o400),
+        )),
+        Some(mode) => Ok(Some(mode)),
+        None => Err(Problem::new("it is no octal number", "write a mode such as 0640")),
+    }
+}
+
+fn parse_group(text: &str) -> Result<Option<Group>, Problem> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let group = |gid| Some(Group { name: text.to_owned(), gid });
+    // The highest number means "nobody" to the kernel.
+    if let Some(gid) = text.parse::<u32>().ok().filter(|it| *it != u32::MAX) {
+        return Ok(group(gid));
+    }
+    match nix::unistd::Group::from_name(text) {
+        Ok(Some(it)) => Ok(group(it.gid.as_raw())),
+        Ok(None) => Err(Problem::new(
+            "there is no such group",
+            "write a group of this machine (getent group shows them), or its number",
+        )),
+        Err(error) => {
+            Err(Problem::new(format!("the group cannot be looked up: {error}"), "write its number"))
+        }
+    }
 }
 
 fn parse_filter(text: &str) -> Result<String, Problem> {

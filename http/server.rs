@@ -4,6 +4,7 @@ mod boot;
 mod machine;
 mod medium;
 mod orphans;
+mod places;
 mod recovery;
 pub mod storage;
 
@@ -11,7 +12,8 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicU32;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
@@ -26,8 +28,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
-use crate::control::admin::{AdminSocket, Desk};
+use crate::control::admin::{AdminSocket, Desk, Operator};
+use crate::control::cores::Cores;
 use crate::control::{self, Control, ControlSender};
+use crate::keys::{BackendKey, BackendKeys};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -59,6 +63,11 @@ pub enum ServerError {
         dir: std::path::PathBuf,
         error: StorageError,
     },
+    /// Files cannot be handed over to this group.
+    HandoverGroup {
+        name: String,
+        error: io::Error,
+    },
     Listen {
         address: SocketAddr,
         error: io::Error,
@@ -76,6 +85,25 @@ pub enum ServerError {
         core: CoreId,
         error: io::Error,
     },
+}
+
+/// What the cores tell each other without mail. Index: core.
+#[derive(Clone, Debug)]
+struct Shared {
+    loads: Arc<[AtomicU32]>,
+    unallocated: Arc<[AtomicU64]>,
+    /// And for each key what all of them together count.
+    keys: Arc<BackendKeys>,
+}
+
+impl Shared {
+    fn new(core_count: u16, keys: &[BackendKey]) -> Self {
+        Self {
+            keys: Arc::new(BackendKeys::new(keys.iter().cloned())),
+            loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
+            unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
 }
 
 /// What the server's threads tell it.
@@ -108,7 +136,7 @@ impl Server {
         let cpus = machine::usable_cpus();
         let core_count = config.cores.unwrap_or(cpus.len().min(usize::from(u16::MAX)) as u16);
         let denied = |error| ServerError::Storage { dir: config.storage_dir.clone(), error };
-        let storage = Storage::open(&config.storage_dir, LOCK_PATIENCE).map_err(denied)?;
+        let storage = places::open(config)?;
         let backend = choose_backend(config.runtime)?;
         let medium = Medium::probe(&storage.dir, config.durability);
         warn_about(config, core_count);
@@ -127,24 +155,19 @@ impl Server {
         let helper = Helper::start(backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(control::Settings::new(config, core_count), {
-            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-        })
-        .map_err(system("start the control thread"))?;
-        // Uploads do not need it: where the file system has no sockets, the server serves.
-        let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => control.with_admin(Desk { listen: vec![address] }, socket),
-            Err(error) => {
-                tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
-                control
-            }
-        };
+        let post = move |core: CoreId, mail| posts[usize::from(core.0)].send(mail);
+        let settings = control::Settings::new(config, core_count);
+        let (control, control_sender) =
+            Control::new(settings, post.clone()).map_err(system("start the control thread"))?;
+        let operator = Operator::new(Arc::new(Cores::new(core_count, post)), storage.dir.clone());
+        let desk = Desk { listen: vec![address], operator };
+        let control = with_admin(control, &config.storage_dir, desk);
         spawn("control".to_owned(), move || control.run())
             .map_err(system("start the control thread"))?;
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
-        let loads: Arc<[AtomicU32]> = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        let shared = Shared::new(core_count, &config.backend_keys);
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -158,7 +181,7 @@ impl Server {
                 helper: helper.clone(),
                 backend,
             };
-            let config = worker_config(config, start, medium, service, loads.clone());
+            let config = worker_config(config, start, medium, service, shared.clone());
             let (make, notifier) = (make.clone(), notifier.clone());
             let body = move || {
                 if let Err(error) = machine::pin(cpu) {
@@ -287,6 +310,21 @@ impl Stopper {
     }
 }
 
+/// Uploads do not need it: where the file system has no sockets, the server serves.
+fn with_admin<P: Fn(CoreId, Mail)>(
+    control: Control<P>,
+    storage_dir: &Path,
+    desk: Desk,
+) -> Control<P> {
+    match AdminSocket::bind(storage_dir) {
+        Ok(socket) => control.with_admin(desk, socket),
+        Err(error) => {
+            tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
+            control
+        }
+    }
+}
+
 /// What cores send to the control thread. That the server has to end is not its business.
 fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
     move |mail| match mail {
@@ -303,11 +341,11 @@ fn worker_config(
     start: CoreStart,
     medium: Medium,
     service: ServiceClock,
-    loads: Arc<[AtomicU32]>,
+    shared: Shared,
 ) -> WorkerConfig {
     WorkerConfig {
         core: start.core,
-        core_count: loads.len() as u16,
+        core_count: shared.loads.len() as u16,
         storage_dir: config.storage_dir.clone(),
         direct: medium.direct,
         durability: medium.durability,
@@ -320,12 +358,17 @@ fn worker_config(
         patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
+        keys: shared.keys,
         library_modified: library_modified(),
+        unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
+        max_size_bytes: config.max_size_bytes,
+        handover_mode: config.handover_mode,
+        handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,
         log_start: start.log_start,
         recovered: start.tickets,
-        loads,
+        loads: shared.loads,
         draw_id: Box::new(|| TicketId(uuid::Uuid::new_v4().as_u128())),
     }
 }
@@ -397,6 +440,12 @@ impl fmt::Display for ServerError {
                 dir.display(),
                 error.remedy()
             ),
+            Self::HandoverGroup { name, error } => write!(
+                f,
+                "handover_group = \"{name}\": this process may not give files to the group: \
+                 {error}\n  remedy: make its user a member (SupplementaryGroups= in the unit, usermod \
+                 -aG), or name a group that it is in"
+            ),
             Self::Listen { address, error } => write!(
                 f,
                 "listen = \"{address}\": cannot listen there: {error}\n  remedy: {}",
@@ -428,8 +477,6 @@ impl std::error::Error for ServerError {}
 
 /// Finished ones are remembered for a while, which is what most of them are.
 const TICKETS_PER_CORE_MAX: u32 = 100_000;
-/// A server that was just told to stop needs a moment for it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// As a shell reports a process that a signal has ended.
 const EXIT_SIGNAL_BASE: i32 = 128;

@@ -2,26 +2,31 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `backend` (what web apps ask), `telling` (what they are
+//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
 //! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
-//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there).
+//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there),
+//! `query` (what is asked about all of that), `usage` (what each backend key has under way).
 
 mod backend;
 mod clients;
 mod input;
 mod journal;
 mod lifecycle;
+mod query;
+mod rate;
 mod restore;
+mod room;
 mod sockets;
 mod telling;
 mod uploads;
+mod usage;
 mod watch;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant, SystemTime};
 
 use engine::buffer::Memory;
@@ -38,12 +43,15 @@ use engine::tickets::Tickets;
 use backend::HeldFinish;
 use clients::Clients;
 use journal::Then;
+use query::Asked;
 pub use restore::RecoveredTicket;
 use watch::Watch;
 
 use crate::assets::Library;
 use crate::codec::response::http_date;
+use crate::keys::BackendKeys;
 use crate::mail::Mail;
+use crate::query::Asker;
 use crate::routes::Router;
 
 /// See the module.
@@ -60,6 +68,8 @@ pub struct Worker {
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
+    /// What web apps have asked all cores.
+    asked: Vec<Asked>,
     journal: Journal<Mail>,
     /// What follows when a record is durable, in the order of the records.
     awaiting: VecDeque<(Position, Then)>,
@@ -104,12 +114,22 @@ pub struct WorkerConfig {
     pub service: ServiceClock,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// Who may ask for tickets, and what all cores count for each.
+    pub keys: Arc<BackendKeys>,
     /// When the hosted library last changed, for caches.
     pub library_modified: SystemTime,
     /// Tickets per core, for placing new ones. Index: core.
     pub loads: Arc<[AtomicU32]>,
-    /// Below this much free space there are no new tickets, in bytes.
+    /// Bytes that the begun uploads of each core will still take from the file system. Index: core.
+    pub unallocated: Arc<[AtomicU64]>,
+    /// Below this much free space there are no new tickets, and no file is begun that would not
+    /// leave it free, in bytes.
     pub reserve_bytes: u64,
+    /// What handed-over files may be used for, and by which group. `None`: as the original has it.
+    pub handover_mode: Option<u32>,
+    pub handover_gid: Option<u32>,
+    /// Longer files are refused.
+    pub max_size_bytes: Option<u64>,
     /// Which start of a server on this storage directory this is.
     pub run: u64,
     /// Where the journal goes on, whose files the server has made ready.
@@ -124,6 +144,7 @@ impl Worker {
     /// Takes its memory. Fails where the kernel has none.
     pub fn new(now: Instant, mut config: WorkerConfig) -> io::Result<Self> {
         assert_eq!(config.loads.len(), usize::from(config.core_count));
+        assert_eq!(config.unallocated.len(), usize::from(config.core_count));
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
             parts_dir: PARTS_NAME.into(),
@@ -136,6 +157,7 @@ impl Worker {
         let router = Router {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
+            keys: config.keys.clone(),
         };
         let recovered = std::mem::take(&mut config.recovered);
         let journal = JournalConfig {
@@ -158,6 +180,7 @@ impl Worker {
             outbox: Outbox::default(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
+            asked: Vec::new(),
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
@@ -167,6 +190,7 @@ impl Worker {
             config,
         };
         worker.restore(now, recovered);
+        worker.publish_unallocated();
         worker.accept();
         Ok(worker)
     }
@@ -238,10 +262,19 @@ impl Worker {
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::Query { asker, query } => self.on_query(now, asker, &query),
+            Mail::QueryAnswer { asker: Asker::Client(it), page } => {
+                self.on_page(now, it.client, page);
+            }
+            Mail::Retry { number, retry } => self.on_retry(now, number, retry),
             Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Stop => self.stop(now),
             // Every hand-over comes round by its own schedule.
-            Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
+            Mail::Callback { .. }
+            | Mail::QueryAnswer { asker: Asker::Control(_), .. }
+            | Mail::RetryAnswer { .. }
+            | Mail::JournalFailed { .. }
+            | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }
         }
@@ -278,6 +311,7 @@ impl Machine for Worker {
         }
         self.on_journal_events(now);
         self.pump_due(now);
+        self.publish_unallocated();
     }
 
     fn on_timeout(&mut self, now: Instant) {
@@ -292,6 +326,7 @@ impl Machine for Worker {
         self.journal.on_timeout(now);
         self.on_journal_events(now);
         self.pump_due(now);
+        self.publish_unallocated();
     }
 
     fn poll_op(&mut self) -> Option<(Token, Op<Mail>)> {

@@ -12,8 +12,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Mode, OFlags, RenameFlags, ResolveFlags, Stat,
-    StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, flock, fstat,
+    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags,
+    Stat, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, flock, fstat,
     fstatvfs, fsync, futimens, mkdirat, open, openat, openat2, renameat, renameat_with, stat,
     statat, unlinkat,
 };
@@ -84,14 +84,23 @@ impl StorageDir {
         Ok(fd)
     }
 
-    /// The mode first: once the file belongs to another, only a privileged server may change it.
-    pub fn set_owner(&self, path: &Path, mode: u32, owner_uid: Option<u32>) -> io::Result<()> {
+    /// The group first, so that nobody else's may read what the mode allows. The owner last: once
+    /// the file belongs to another, only a privileged server may change it.
+    ///
+    /// # Errors
+    /// The first of what may not be set. The rest is set all the same.
+    pub fn set_owner(
+        &self,
+        path: &Path,
+        mode: u32,
+        group_gid: Option<u32>,
+        owner_uid: Option<u32>,
+    ) -> io::Result<()> {
         let fd = self.resolve(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-        fchmod(&fd, Mode::from_raw_mode(mode))?;
-        if let Some(uid) = owner_uid {
-            fchown(&fd, Some(Uid::from_raw(uid)), None)?;
-        }
-        Ok(())
+        let group = group_gid.map_or(Ok(()), |it| fchown(&fd, None, Some(Gid::from_raw(it))));
+        let mode = fchmod(&fd, Mode::from_raw_mode(mode));
+        let owner = owner_uid.map_or(Ok(()), |it| fchown(&fd, Some(Uid::from_raw(it)), None));
+        Ok(group.and(mode).and(owner)?)
     }
 
     /// Renames, replacing nothing (`AlreadyExists`).

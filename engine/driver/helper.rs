@@ -73,7 +73,7 @@ pub(super) enum Call {
     Open { file: FileId, path: PathBuf, how: OpenHow },
     Allocate { fd: OwnedFd, offset_bytes: u64, length_bytes: u64 },
     Truncate { fd: OwnedFd, length_bytes: u64 },
-    SetOwner { path: PathBuf, mode: u32, owner_uid: Option<u32> },
+    SetOwner { path: PathBuf, mode: u32, group_gid: Option<u32>, owner_uid: Option<u32> },
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     SyncDirectory { path: PathBuf },
@@ -95,7 +95,9 @@ impl Call {
             Self::Truncate { fd, length_bytes } => {
                 retry(|| ftruncate(&fd, length_bytes)).map_err(io::Error::from)
             }
-            Self::SetOwner { path, mode, owner_uid } => storage.set_owner(&path, mode, owner_uid),
+            Self::SetOwner { path, mode, group_gid, owner_uid } => {
+                storage.set_owner(&path, mode, group_gid, owner_uid)
+            }
             Self::Rename { from, to } => storage.rename(&from, &to),
             Self::Remove { path } => storage.remove(&path),
             Self::SyncDirectory { path } => storage.sync_directory(&path),

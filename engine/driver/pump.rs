@@ -260,8 +260,8 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
                 }
                 debug_assert!(closed.is_some(), "{file:?} is not open");
             }
-            Op::SetOwner { path, mode, owner_uid } => {
-                self.call(token, Call::SetOwner { path, mode, owner_uid });
+            Op::SetOwner { path, mode, group_gid, owner_uid } => {
+                self.call(token, Call::SetOwner { path, mode, group_gid, owner_uid });
             }
             Op::Rename { from, to } => self.call(token, Call::Rename { from, to }),
             Op::Remove { path } => self.call(token, Call::Remove { path }),

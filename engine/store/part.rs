@@ -29,6 +29,8 @@ pub(super) struct Part {
     pub(super) allocated: u64,
     /// An allocation up to this offset is under way.
     pub(super) allocating: Option<u64>,
+    /// What the store's sum has of it.
+    pub(super) unallocated_counted: u64,
     pub(super) tail: Tail,
     /// What is being filled.
     pub(super) current: Option<Staging>,
@@ -84,6 +86,7 @@ pub struct Finish {
     /// Where it goes, on the same file system. Nothing is replaced.
     pub path: PathBuf,
     pub mode: u32,
+    pub group_gid: Option<u32>,
     pub owner_uid: Option<u32>,
 }
 
@@ -152,6 +155,7 @@ impl Part {
             arrived_path: None,
             allocated: 0,
             allocating: None,
+            unallocated_counted: 0,
             tail: Tail::None,
             current: None,
             next: None,
@@ -174,6 +178,17 @@ impl Part {
 
     pub(super) fn can_receive(&self) -> bool {
         self.goal == Goal::Receive && self.broken.is_none()
+    }
+
+    /// What it will still take from the file system, in bytes.
+    pub(super) fn unallocated_bytes(&self) -> u64 {
+        let is_over = matches!(self.goal, Goal::Discard | Goal::SetAside);
+        if is_over || self.arrived_path.is_some() {
+            return 0;
+        }
+        // Where nothing can be allocated ahead, `allocated` says nothing.
+        let allocated = if self.allocated == u64::MAX { 0 } else { self.allocated };
+        self.upload.length().saturating_sub(allocated.max(self.upload.written()))
     }
 
     /// Staging leases that this upload holds.

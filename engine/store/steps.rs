@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::part::{Goal, Step, Tail};
+use super::part::{Finish, Goal, Step, Tail};
 use super::{Store, StoreEvent, file};
 use crate::durability::{Durability, SyncMethod};
 use crate::limits::BLOCK_BYTES;
@@ -112,7 +112,8 @@ impl<M> Store<M> {
             (Step::SyncData | Step::SyncLength, _) => Op::Sync { file },
             (Step::Truncate, _) => Op::Truncate { file, length_bytes },
             (Step::SetOwner, Goal::Finish(it)) => {
-                Op::SetOwner { path, mode: it.mode, owner_uid: it.owner_uid }
+                let Finish { mode, group_gid, owner_uid, .. } = *it;
+                Op::SetOwner { path, mode, group_gid, owner_uid }
             }
             (Step::Rename, Goal::Finish(it)) => {
                 part.renaming_to = Some(it.path.clone());

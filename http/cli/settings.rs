@@ -25,9 +25,23 @@ pub(super) struct Settings {
     #[arg(long, value_name = "LEVEL")]
     durability: Option<String>,
 
-    /// Give out no new tickets while less than this is free on the disk [default: 64MiB]
+    /// Keep so much of the disk free: no new tickets below, and no file that would need it
+    /// [default: 64MiB]
     #[arg(long, value_name = "SIZE")]
     reserve: Option<String>,
+
+    /// Refuse longer files [default: none; the disk is the limit]
+    #[arg(long, value_name = "SIZE")]
+    max_size: Option<String>,
+
+    /// Permissions of files that are handed over, octal [default: 0644, or 0770 if the web app takes
+    /// them away]
+    #[arg(long, value_name = "MODE")]
+    handover_mode: Option<String>,
+
+    /// Group of files that are handed over, by name or number [default: that of the server]
+    #[arg(long, value_name = "GROUP")]
+    handover_group: Option<String>,
 
     /// What the threads run on: monoio (io_uring, or epoll where that is refused) or tokio-uring
     /// [default: monoio]
@@ -91,6 +105,11 @@ pub(super) struct Settings {
           default_missing_value = "true")]
     backend_behind_proxy: Option<String>,
 
+    /// A file with the keys that web apps need, and what each may have; see the documentation
+    /// [default: none, and they need no key]
+    #[arg(long, value_name = "FILE")]
+    backend_keys: Option<String>,
+
     /// auto (text on a terminal, JSON otherwise), text or json [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -147,6 +166,9 @@ impl Settings {
             ("storage_dir", &self.storage_dir),
             ("durability", &self.durability),
             ("reserve", &self.reserve),
+            ("max_size", &self.max_size),
+            ("handover_mode", &self.handover_mode),
+            ("handover_group", &self.handover_group),
             ("runtime", &self.runtime),
             ("cores", &self.cores),
             ("memory", &self.memory),
@@ -161,6 +183,7 @@ impl Settings {
             ("handover_timeout", &self.handover_timeout),
             ("refusals_max", &self.refusals_max),
             ("backend_behind_proxy", &self.backend_behind_proxy),
+            ("backend_keys", &self.backend_keys),
             ("log_format", &self.log_format),
             ("log", &self.log),
         ]

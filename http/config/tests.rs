@@ -31,6 +31,9 @@ fn works_without_any_file() {
             storage_dir: PathBuf::from("/users/ada/.local/share/incoming"),
             durability: DurabilityLevel::Synced,
             reserve_bytes: 64 << 20,
+            max_size_bytes: None,
+            handover_mode: None,
+            handover_group: None,
             runtime: Runtime::Monoio,
             cores: None,
             memory_bytes: 64 << 20,
@@ -44,6 +47,7 @@ fn works_without_any_file() {
             handover_timeout: Duration::from_secs(72 * 3600),
             refusals_max: 10,
             backend_behind_proxy: false,
+            backend_keys: Vec::new(),
             log_format: LogFormat::Auto,
             log: "info".to_owned(),
         }
@@ -70,7 +74,8 @@ fn default_storage_dir() {
 fn reads_every_key_from_a_file() {
     let config = from_file(
         "# a comment\nlisten = '[::1]:0'\nstorage_dir = '/srv/in'\nruntime = 'tokio-uring'\n\
-         durability = 'written'\nreserve = '0B'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
+         durability = 'written'\nreserve = '0B'\nmax_size = '1TiB'\n\
+         handover_mode = '0640'\nhandover_group = 'root'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
          callback_timeout = '1s'\nfinish_timeout = '1h30m'\nbackend_behind_proxy = true\n\
          log_format = 'json'\nlog = 'warn,incoming=debug'\n",
     )
@@ -80,6 +85,9 @@ fn reads_every_key_from_a_file() {
     assert_eq!(config.durability, DurabilityLevel::Written);
     assert_eq!(config.reserve_bytes, 0);
     assert_eq!(config.runtime, Runtime::TokioUring);
+    assert_eq!(config.max_size_bytes, Some(1 << 40));
+    assert_eq!(config.handover_mode, Some(0o640));
+    assert_eq!(config.handover_group, Some(Group { name: "root".into(), gid: 0 }));
     assert_eq!(config.cores, Some(3));
     assert_eq!(config.memory_bytes, 1 << 30);
     assert_eq!(config.connections_max, 1);
@@ -177,6 +185,13 @@ fn every_wrong_value_says_what_to_write() {
         ("durability = 'disk'", "none of the possible values", "write one of synced, written"),
         ("runtime = 'tokio_uring'", "none of the possible values", "did you mean tokio-uring?"),
         ("runtime = 'glommio'", "none of the possible values", "write one of monoio, tokio-uring"),
+        ("max_size = '5'", "has no unit", "units B, KiB"),
+        ("handover_mode = '0o640'", "no octal number", "a mode such as 0640"),
+        ("handover_mode = 648", "no octal number", "a mode such as 0640"),
+        ("handover_mode = 2640", "more than permissions", "777 or less"),
+        ("handover_mode = '0066'", "owner could not read it", "write 0466"),
+        ("handover_group = 'no such'", "there is no such group", "getent group"),
+        ("handover_group = -1", "there is no such group", "or its number"),
         ("cores = 0", "out of range", "from 1 to 1024"),
         ("cores = 'all'", "not a whole number", "digits only"),
         ("cores = 1.5", "neither text nor a whole number", "memory = \"64MiB\""),

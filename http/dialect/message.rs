@@ -187,6 +187,7 @@ mod tests {
             (r#"{"Id":"x","LengthBytes":1e3}"#, None),
             (r#"{"Id":"x","LengthBytes":"5"}"#, None),
             (r#"{"Id":"x","LengthBytes":-1}"#, None),
+            (r#"{"Id":"x","LengthBytes":9007199254740992}"#, None),
             (r#"{"Id":"x","LengthBytes":9223372036854775808}"#, None),
             (r#"{"Id":5,"LengthBytes":5}"#, None),
             ("null", None),

@@ -149,7 +149,7 @@ fn try_out(storage: &StorageDir) -> Result<(), StorageError> {
     removed.map_err(denied("remove a file from", &arrived))
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 

@@ -9,6 +9,7 @@ use engine::tickets::ClientKey;
 use tracing::{debug, error};
 
 use super::Worker;
+use super::room::{Claim, Look};
 use crate::codec::close_code;
 use crate::codec::response::Response;
 use crate::connection::{Pace, Wants};
@@ -66,7 +67,7 @@ impl Worker {
             client.connection.close(close_code::GOING_AWAY, STOPPING);
         } else {
             let key = self.clients.key(slot);
-            self.claim(now, key, ticket, request);
+            self.claim(now, key, Claim { id: ticket, request }, Look::IsToCome);
         }
         self.pump(now, slot);
     }

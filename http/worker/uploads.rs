@@ -13,11 +13,11 @@ use tracing::{info, warn};
 
 use super::Worker;
 use super::journal::Then;
+use super::room::{Claim, Look};
 use super::watch::STORAGE_AWAY;
 use crate::codec::close_code;
 use crate::connection::Pace;
 use crate::dialect::incoming::Command;
-use crate::dialect::message::UploadRequest;
 
 /// An upload could not be stored.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Worker {
             Command::Claim(request) => match TicketId::parse(&request.id) {
                 None => self.refuse(now, key, PeerError::TicketUnknown),
                 Some(id) if id.owner(self.config.core_count) == self.config.core => {
-                    self.claim(now, key, id, request);
+                    self.claim(now, key, Claim { id, request }, Look::IsToCome);
                 }
                 Some(id) => self.start_move(key, id, request),
             },
@@ -56,14 +56,9 @@ impl Worker {
     }
 
     /// A browser says which upload its connection is for. Whoever had it before loses it.
-    pub(super) fn claim(
-        &mut self,
-        now: Instant,
-        key: ClientKey,
-        id: TicketId,
-        request: UploadRequest,
-    ) {
-        let UploadRequest { length_bytes, name, .. } = request;
+    pub(super) fn claim(&mut self, now: Instant, key: ClientKey, claim: Claim, look: Look) {
+        let Claim { id, request } = &claim;
+        let (id, length_bytes) = (*id, request.length_bytes);
         let Some(ticket) = self.tickets.get_mut(id) else {
             return self.refuse(now, key, PeerError::TicketUnknown);
         };
@@ -88,6 +83,9 @@ impl Worker {
         if is_begun && ticket.length_bytes != length_bytes {
             return self.refuse(now, key, PeerError::FileSizeChanged);
         }
+        if !is_begun && self.config.is_too_large(&ticket.new, length_bytes) {
+            return self.refuse(now, key, PeerError::FileTooLarge);
+        }
         // A browser that reconnects at once may be read here before its older connection is.
         let accepted_at = |key| self.clients.get(key).map(|it| it.accepted_at);
         if ticket.client.and_then(accepted_at) > accepted_at(key) {
@@ -97,11 +95,23 @@ impl Worker {
         if needs_storage && !self.watch.is_good() {
             return self.close(now, key, close_code::TRY_AGAIN_LATER, STORAGE_AWAY);
         }
+        if !is_begun && look == Look::IsToCome {
+            return self.claim_later(key, claim);
+        }
+        let upload = ticket.upload;
+        if !is_begun && !self.has_room_for(upload, length_bytes) {
+            return self.refuse(now, key, PeerError::NoRoom);
+        }
+        let ticket = self.tickets.get_mut(id).expect("just found");
         if ticket.client.is_some() && !ticket.on_take_over(now) {
             return self.close(now, key, close_code::TRY_AGAIN_LATER, "taken over too often");
         }
+        // The last question: what is counted now belongs to the upload.
+        if !is_begun && self.config.declare(ticket, length_bytes).is_err() {
+            return self.refuse(now, key, PeerError::QuotaExceeded);
+        }
         if !is_begun {
-            ticket.filename_from_browser = name;
+            ticket.filename_from_browser = claim.request.name;
             ticket.length_bytes = length_bytes;
         }
         let older = ticket.client.replace(key);
@@ -169,6 +179,7 @@ impl Worker {
             Ok(()) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.connection.on_appended(bytes.len() as u64);
+                    client.rate.on_received(now, bytes.len() as u64);
                 }
             }
             Err(AppendError::PastLength) => {
@@ -275,7 +286,11 @@ impl Worker {
         let finish = Finish {
             path: arrived_path(ARRIVED_NAME.as_ref(), id),
             // As the original: an app that takes the file away itself may also write it.
-            mode: if ticket.new.remove_when_finished { 0o644 } else { 0o770 },
+            mode: self.config.handover_mode.unwrap_or(match ticket.new.remove_when_finished {
+                true => 0o644,
+                false => 0o770,
+            }),
+            group_gid: self.config.handover_gid,
             owner_uid: ticket.new.owner_uid.filter(|_| !ticket.new.remove_when_finished),
         };
         self.tickets.set_deadline(id, None);

@@ -1,14 +1,16 @@
 //! Whether the storage directory is still what it was: there, writable, with room.
 //!
-//! Looked at before a ticket is given out, at most once a second, and every other second while files
-//! are written. While it is bad nothing is promised: no tickets, no acknowledgements.
+//! Looked at before a ticket is given out, at most once a second, before a new file is begun, and
+//! every other second while files are written. While it is bad nothing is promised: no tickets, no acknowledgements.
 
 use std::time::{Duration, Instant};
 
 use engine::op::{Errno, Op, Output, StorageHealth, StorageState, Token};
+use engine::tickets::ClientKey;
 use tracing::{error, info};
 
 use super::Worker;
+use super::room::{Claim, Look};
 use super::uploads::Failure;
 use crate::codec::close_code;
 use crate::codec::response::Response;
@@ -24,6 +26,10 @@ pub(super) struct Watch {
     pub(super) check_at: Option<Instant>,
     /// Requests for tickets, until the storage has been looked at.
     waiting: Vec<(ReplyTo, OwnedRequest)>,
+    /// Browsers that come with a new file, likewise.
+    claims: Vec<(ClientKey, Claim)>,
+    /// What all cores had still to allocate when the look that is under way began.
+    pub(super) unallocated_before: u64,
     /// Uploads that could not be stored, likewise.
     failures: Vec<Failure>,
     /// Something has failed since the look that is under way began.
@@ -38,6 +44,8 @@ impl Watch {
             is_checking: false,
             check_at: None,
             waiting: Vec::new(),
+            claims: Vec::new(),
+            unallocated_before: 0,
             failures: Vec::new(),
             check_again: false,
         }
@@ -45,6 +53,11 @@ impl Watch {
 
     pub(super) fn is_good(&self) -> bool {
         self.state.health == StorageHealth::Good
+    }
+
+    /// As the last look saw it.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.state.free_bytes
     }
 
     pub(super) fn is_quiet(&self) -> bool {
@@ -65,6 +78,13 @@ impl Worker {
             return self.answer_backend(now, reply_to, request);
         }
         self.watch.waiting.push((reply_to, request));
+        self.check_storage();
+    }
+
+    /// So is a browser with a new file. A look that began before this came is as good: whatever
+    /// was allocated since is counted.
+    pub(super) fn claim_later(&mut self, key: ClientKey, claim: Claim) {
+        self.watch.claims.push((key, claim));
         self.check_storage();
     }
 
@@ -114,6 +134,13 @@ impl Worker {
         for (reply_to, request) in std::mem::take(&mut self.watch.waiting) {
             self.answer_backend(now, reply_to, request);
         }
+        for (key, claim) in std::mem::take(&mut self.watch.claims) {
+            // It may have left meanwhile.
+            if self.clients.get(key).is_some_and(|it| it.connection.is_claiming()) {
+                self.claim(now, key, claim, Look::IsDone);
+                self.pump_later(key);
+            }
+        }
     }
 
     /// Why there are no new tickets now.
@@ -139,6 +166,7 @@ impl Worker {
 
     fn check_storage(&mut self) {
         if !std::mem::replace(&mut self.watch.is_checking, true) {
+            self.watch.unallocated_before = self.config.unallocated_total();
             self.ops.push_back((Token::Storage, Op::CheckStorage));
         }
     }

@@ -20,19 +20,19 @@ fn a_full_disk_is_waited_for() {
         let setup = Setup { within, ..Setup::new(driver, Place::Disk) };
         let server = setup.with_environment("INCOMING_RESERVE", "0B").start();
         let backend = Backend::done();
-        let filler = backend.ticket(&server);
-        let mut filler = Client::open(&server, &filler, 10_000_000);
-        for _ in 0..5 {
-            filler.chunk(vec![1; 1_000_000]);
-            filler.chunk_ack();
-        }
-
         let content = Content::new(100, 6_000_000);
         let id = backend.ticket_kept(&server);
+        let mut client = Client::open(&server, &id, content.length_bytes);
+        // It fitted. Then somebody else came.
+        let filler = server.seen_by_server(&server.storage_dir().join("filler"));
+        std::fs::write(&filler, vec![1; 5_000_000]).unwrap();
+
         let mut acknowledged = 0;
         // Full is not broken: however often it is tried, the upload stays.
-        for _ in 0..5 {
-            let mut client = Client::open(&server, &id, content.length_bytes);
+        for attempt in 0..5 {
+            if attempt > 0 {
+                client = Client::open(&server, &id, content.length_bytes);
+            }
             assert!(client.position >= acknowledged, "{} < {acknowledged}", client.position);
             let event = send_until_refused(&mut client, content);
             assert!(matches!(event, Event::Close(Some(1013), _)), "{event:?}");
@@ -40,8 +40,7 @@ fn a_full_disk_is_waited_for() {
         }
         assert!(acknowledged > 0);
 
-        filler.cancel("make room");
-        filler.finish_cancelled();
+        std::fs::remove_file(&filler).unwrap();
         let mut client = Client::open(&server, &id, content.length_bytes);
         assert!(client.position >= acknowledged);
         client.send_rest(content, || 500_000);
@@ -107,7 +106,7 @@ fn send_until_refused(client: &mut Client, content: Content) -> Event {
 }
 
 /// A file system of its own for the storage directory. Half goes to the journal.
-fn on_sixteen_mebibytes(storage_dir: &Path) -> Vec<String> {
+pub fn on_sixteen_mebibytes(storage_dir: &Path) -> Vec<String> {
     let script = format!(
         "mount -t tmpfs -o size=16m tmpfs '{}' && exec \"$0\" \"$@\"",
         storage_dir.display()

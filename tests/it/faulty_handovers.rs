@@ -56,10 +56,10 @@ fn no_faulty_hand_over_is_lost_and_nothing_is_deleted_early() {
             wait_until("the next kill is due", || {
                 sent_count.load(Ordering::Relaxed) + app.taken_count() >= due
             });
-            app.on_kill();
             let killed = servers.last_mut().unwrap();
             killed.signal(Signal::KILL);
             killed.exit_status();
+            app.on_kill();
             servers.push(servers[0].start_again(&setup));
         }
     });

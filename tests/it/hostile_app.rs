@@ -6,7 +6,6 @@ use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -59,8 +58,8 @@ struct Inner {
     kept_dir: PathBuf,
     hosts: Vec<SocketAddr>,
     uploads: Mutex<Vec<Arc<Mutex<Upload>>>>,
-    /// How often the server was killed.
-    kill_count: AtomicUsize,
+    /// When the server was last killed.
+    killed_at: Mutex<Option<Instant>>,
     violations: Mutex<Vec<String>>,
 }
 
@@ -83,12 +82,12 @@ pub struct Upload {
     pub repeated_count: usize,
     /// Callbacks that were on their way when the server heard of the end.
     pub late_count: usize,
-    /// The server has heard `done`; it had been killed so often.
-    heard_at: Option<usize>,
+    /// When the callback came whose `done` the server has heard.
+    heard_at: Option<Instant>,
     /// The server has been asked to finish it, and has perhaps done so.
     is_finishing: bool,
     is_finished: bool,
-    killed_before: usize,
+    last_at: Option<Instant>,
 }
 
 impl App {
@@ -101,7 +100,7 @@ impl App {
             kept_dir,
             hosts,
             uploads: Mutex::default(),
-            kill_count: AtomicUsize::new(0),
+            killed_at: Mutex::default(),
             violations: Mutex::default(),
         }));
         for listener in listeners {
@@ -132,7 +131,7 @@ impl App {
             heard_at: None,
             is_finishing: false,
             is_finished: false,
-            killed_before: 0,
+            last_at: None,
         })));
     }
 
@@ -145,9 +144,9 @@ impl App {
         uploads.iter().filter(|it| it.lock().unwrap().is_taken).count()
     }
 
-    /// The server is about to be killed.
+    /// The server was killed and is gone.
     pub fn on_kill(&self) {
-        self.0.kill_count.fetch_add(1, Ordering::SeqCst);
+        *self.0.killed_at.lock().unwrap() = Some(Instant::now());
     }
 
     /// What it was told and must not have been.
@@ -180,7 +179,6 @@ impl Inner {
     }
 
     fn serve(self: &Arc<Self>, stream: TcpStream, accepted: Instant, door: &Door) {
-        let killed = self.kill_count.load(Ordering::SeqCst);
         stream.set_read_timeout(Some(PATIENCE)).expect("time-out");
         stream.set_nodelay(true).expect("TCP_NODELAY");
         let mut reader = BufReader::new(stream);
@@ -188,7 +186,7 @@ impl Inner {
         let Some(call) = read_call(&mut reader) else { return };
         let mut stream = reader.into_inner();
         let upload = Arc::clone(&self.uploads.lock().unwrap()[call.index]);
-        let deed = self.on_call(&mut upload.lock().unwrap(), &call, killed);
+        let deed = self.on_call(&mut upload.lock().unwrap(), &call, accepted);
         let done = answer("done");
         match deed {
             Deed::Refuse => {
@@ -231,22 +229,21 @@ impl Inner {
             Deed::Done => {
                 let is_sent = stream.write_all(done.as_bytes()).is_ok();
                 let is_read = stream.read(&mut [0]).is_ok_and(|count| count == 0);
-                let is_alive = self.kill_count.load(Ordering::SeqCst) == killed;
-                if is_sent && is_read && is_alive && accepted.elapsed() < SURELY_IN_TIME {
-                    upload.lock().unwrap().heard_at = Some(killed);
+                if is_sent && is_read && accepted.elapsed() < SURELY_IN_TIME {
+                    upload.lock().unwrap().heard_at = Some(accepted);
                 }
             }
         }
     }
 
     /// What must be true of a callback, and what is done with it.
-    fn on_call(&self, upload: &mut Upload, call: &Call, killed: usize) -> Deed {
+    fn on_call(&self, upload: &mut Upload, call: &Call, accepted: Instant) -> Deed {
         let shown = format!("callback {} of {}", call.attempt, call.id);
         if call.id != upload.id || call.key != upload.id {
             self.violation(format!("{shown}: it is {}, its key is {}", upload.id, call.key));
         }
-        let was_killed = upload.killed_before != killed;
-        upload.killed_before = killed;
+        let last_at = upload.last_at.replace(accepted);
+        let was_killed = last_at.is_some_and(|it| self.was_killed_since(it));
         let last = upload.attempts.last().copied().unwrap_or(0);
         if call.attempt < 1 || call.attempt <= last && !was_killed {
             self.violation(format!("{shown}: it comes after {:?}", upload.attempts));
@@ -254,7 +251,9 @@ impl Inner {
         upload.attempts.push(call.attempt);
         upload.duplicate_count += usize::from(upload.is_taken);
         match upload.heard_at {
-            Some(at) if at == killed => self.violation(format!("{shown}: it was done")),
+            Some(at) if !self.was_killed_since(at) => {
+                self.violation(format!("{shown}: it was done"))
+            }
             Some(_) => upload.repeated_count += 1,
             None => {}
         }
@@ -278,6 +277,12 @@ impl Inner {
             self.take(upload, call);
         }
         deed
+    }
+
+    /// Also shortly before: what a killed server has sent is still read after its end.
+    fn was_killed_since(&self, callback_at: Instant) -> bool {
+        let killed_at = *self.killed_at.lock().unwrap();
+        killed_at.is_some_and(|it| it + SURELY_IN_TIME >= callback_at)
     }
 
     /// Does with the file what the web app wants it for. If the server keeps it, sometimes

@@ -119,7 +119,7 @@ fn after_a_run_that_filled(mount: &str, storage_dir: &Path) -> Vec<String> {
 }
 
 /// Ends a server and starts the next one on its directory.
-fn restart(mut first: Server, next: &Setup, signal: Signal) -> Server {
+pub fn restart(mut first: Server, next: &Setup, signal: Signal) -> Server {
     first.signal(signal);
     first.exit_status();
     first.start_again(next)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use engine::durability::{Durability, SyncMethod};
@@ -13,6 +13,7 @@ use engine::record::TicketRecord;
 use engine::service::ServiceClock;
 use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
 use engine::ticket::TicketId;
+use incoming::keys::{BackendKey, BackendKeys};
 use incoming::mail::Mail;
 use incoming::worker::{RecoveredTicket, Worker, WorkerConfig};
 
@@ -25,9 +26,13 @@ use crate::upload::STORAGE_DIR;
 
 pub(crate) struct Server {
     settings: Settings,
+    /// Those of its web apps, and what its cores count for each.
+    keys: Arc<BackendKeys>,
     /// Empty while it is down.
     pub(crate) cores: Vec<Core>,
     loads: Arc<[AtomicU32]>,
+    /// What each core says its uploads will still take.
+    unallocated: Arc<[AtomicU64]>,
     /// Counts the starts.
     pub(crate) run: u32,
     /// That of the last complete start.
@@ -64,7 +69,8 @@ impl Server {
             patience: if rng.chance(15) { LITTLE_PATIENCE } else { PATIENCE },
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        Self { settings, cores: Vec::new(), loads: Arc::new([]), run: 0, boot: 0 }
+        let (keys, loads, unallocated) = (Arc::default(), Arc::new([]), Arc::new([]));
+        Self { settings, keys, cores: Vec::new(), loads, unallocated, run: 0, boot: 0 }
     }
 
     /// Tickets are short-lived in this world.
@@ -104,7 +110,14 @@ impl Server {
         let start =
             Starter::new(&mut kernel.disk, calls_left).run(core_count, sync, has_rebooted)?;
         self.boot = boot;
+        self.keys = Arc::new(BackendKeys::new(KEYS.map(|(name, key)| BackendKey {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            quota_bytes: None,
+            tickets_max: None,
+        })));
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
+        self.unallocated = (0..core_count).map(|_| AtomicU64::new(0)).collect();
         for core in 0..core_count {
             let config = self.config(now, CoreId(core), &start, &kernel.disk, rng);
             let worker = Worker::new(now, config).unwrap();
@@ -142,9 +155,14 @@ impl Server {
             patience: settings.patience,
             service: ServiceClock::new(start.recovery.service_ms, now),
             backend_behind_proxy: false,
+            keys: self.keys.clone(),
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
+            unallocated: self.unallocated.clone(),
             reserve_bytes: 64 << 20,
+            max_size_bytes: None,
+            handover_mode: None,
+            handover_gid: None,
             run: start.run,
             log_start: start.logs[core_index(core)],
             recovered: records.map(|it| recovered_ticket(it, disk)).collect(),
@@ -184,6 +202,9 @@ impl Server {
         for index in 0..self.cores.len() {
             let sent = self.cores[index].tick(now, kernel, rng);
             outside.extend(self.route(index, sent));
+        }
+        if self.is_up() {
+            self.check_usage();
         }
         outside
     }
@@ -230,6 +251,27 @@ impl Server {
         assert_eq!(load as usize, tickets);
     }
 
+    /// What the cores count together for each key is what they have.
+    fn check_usage(&self) {
+        for key in self.keys.ids() {
+            let parts = self.cores.iter().map(|it| it.worker.open_tickets_of(key));
+            let sum = parts.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+            assert_eq!(self.keys.usage(key), sum, "of {}", self.keys.name(key));
+        }
+    }
+
+    /// Nobody has anything under way.
+    pub(crate) fn check_usage_is_over(&self) {
+        let usage: Vec<_> = self.keys.ids().map(|it| self.keys.usage(it)).collect();
+        assert!(usage.iter().all(|it| *it == (0, 0)), "{usage:?}");
+    }
+
+    /// Nothing that was begun goes on.
+    pub(crate) fn check_unallocated(&self) {
+        let unallocated = self.unallocated.iter().map(|it| it.load(Ordering::Relaxed));
+        assert_eq!(unallocated.collect::<Vec<_>>(), vec![0; self.unallocated.len()]);
+    }
+
     /// Gives every core what is for it, and the rest back.
     fn route(&mut self, sender: usize, sent: Outbox) -> Vec<Mail> {
         let mut outside = Vec::new();
@@ -260,6 +302,10 @@ fn recovered_ticket(record: &TicketRecord, disk: &Disk) -> RecoveredTicket {
     };
     RecoveredTicket { record: record.clone(), place }
 }
+
+/// The keys of web apps.
+pub(crate) const KEYS: [(&str, &str); 2] =
+    [("shop", "key-of-the-shop--"), ("press", "key-of-the-press-")];
 
 /// Who sends to a core besides cores: the control thread and the server.
 const OUTSIDE_COUNT: usize = 2;

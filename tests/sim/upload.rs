@@ -147,6 +147,8 @@ impl Upload {
 
     pub(crate) fn on_error(&mut self, code: u64, disk: &Disk) {
         let is_right = match code {
+            // It comes back.
+            NO_ROOM => return assert!(disk.has_failed()),
             STORAGE_FAILED => disk.has_failed(),
             // One that sent too much may not have heard so.
             TICKET_UNKNOWN | UPLOAD_OVER => {
@@ -181,6 +183,7 @@ pub(crate) const STORAGE_DIR: &str = "/storage";
 
 const FILE_LONGER_THAN_DECLARED: u64 = 105;
 const STORAGE_FAILED: u64 = 200;
+const NO_ROOM: u64 = 201;
 const TICKET_UNKNOWN: u64 = 300;
 const UPLOAD_OVER: u64 = 301;
 const CANCELLED_BY_BACKEND: u64 = 302;

@@ -97,6 +97,7 @@ impl World {
             self.keep_going();
         }
         self.stop();
+        self.server.check_unallocated();
         self.check_files();
         self.kernel.trace.hash()
     }
@@ -335,18 +336,25 @@ impl World {
         }
         if self.server.run == 1 {
             self.server.check_loads();
+            let is_over = |it: &Upload| it.end == Some(End::AllDone) || it.was_cancelled_by_app;
+            if self.uploads.iter().all(is_over) {
+                self.server.check_usage_is_over();
+            }
         }
     }
 
     fn check_files(&self) {
         for upload in self.uploads.iter().filter(|it| it.ticket.is_some()) {
             let is_there = upload.data(&self.kernel.disk).is_some();
-            let is_gone = upload.is_handed_over && upload.is_removed_when_finished
+            // The web app has said so, and was not heard until it was given up.
+            let is_kept = upload.was_unheard && upload.end == Some(End::Refused(HANDOVER_FAILED));
+            let is_gone = upload.is_handed_over && upload.is_removed_when_finished && !is_kept
                 || upload.cancel_told.as_deref() == Some("no more")
                 || upload.was_cancelled_by_app;
             // A removal that a crash undid is made up for much later, by the file's age.
             let may_be = self.kernel.disk.has_failed_removals() || self.server.run > 1;
-            assert!(!(is_there && is_gone) || may_be, "it was removed");
+            let shown = Upload { bytes: &[], ..upload.clone() };
+            assert!(!(is_there && is_gone) || may_be, "it was removed: {shown:?}");
         }
     }
 

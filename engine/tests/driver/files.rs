@@ -1,6 +1,6 @@
 //! Files, with and without the page cache.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 
 use incoming_engine::buffer::Slice;
 use incoming_engine::limits::{BLOCK_BYTES, LEASE_BYTES_MAX};
@@ -166,17 +166,22 @@ fn sets_mode_and_owner_and_removes(variant: Variant) {
     let path = directory.path().join("it");
     std::fs::write(&path, "").unwrap();
     let mut cores = Cores::start_in(directory.path(), variant, 1);
-    let own = std::fs::metadata(&path).unwrap().uid();
-    let set = |mode, owner_uid| Op::SetOwner { path: "it".into(), mode, owner_uid };
-    for (mode, owner_uid) in [(0o644, None), (0o770, Some(own))] {
-        assert_eq!(cores.run(set(mode, owner_uid)), Ok(Output::Done));
-        let permissions = std::fs::metadata(&path).unwrap().permissions();
-        assert_eq!(permissions.mode() & 0o7777, mode);
+    let own = std::fs::metadata(&path).unwrap();
+    let (uid, gid) = (Some(own.uid()), Some(own.gid()));
+    let set =
+        |mode, group_gid, owner_uid| Op::SetOwner { path: "it".into(), mode, group_gid, owner_uid };
+    for (mode, group_gid, owner_uid) in
+        [(0o644, None, None), (0o770, gid, uid), (0o600, gid, None), (0o640, None, uid)]
+    {
+        assert_eq!(cores.run(set(mode, group_gid, owner_uid)), Ok(Output::Done));
+        let now = std::fs::metadata(&path).unwrap();
+        assert_eq!(now.mode() & 0o7777, mode);
+        assert_eq!((Some(now.uid()), Some(now.gid())), (uid, gid));
     }
     let remove = || Op::Remove { path: "it".into() };
     assert_eq!(cores.run(remove()), Ok(Output::Done));
     assert_eq!(cores.run(remove()), Err(Errno::ENOENT));
-    assert_eq!(cores.run(set(0o600, None)), Err(Errno::ENOENT));
+    assert_eq!(cores.run(set(0o600, None, None)), Err(Errno::ENOENT));
 }
 
 fn reports_what_a_file_system_refuses(variant: Variant) {

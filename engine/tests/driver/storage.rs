@@ -56,7 +56,7 @@ fn follows_no_symbolic_link(variant: Variant) {
         assert!(cores.run(rename).is_err(), "{from} to {to}");
     }
     for path in ["parts/link", "arrived/file", "../outside/file"] {
-        let set = Op::SetOwner { path: path.into(), mode: 0o777, owner_uid: None };
+        let set = Op::SetOwner { path: path.into(), mode: 0o777, group_gid: None, owner_uid: None };
         assert!(cores.run(set).is_err(), "{path}");
     }
     for path in ["arrived", "..", "../outside", "/"] {

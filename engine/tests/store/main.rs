@@ -285,7 +285,11 @@ impl Sim {
                 if upload.is_complete() && self.rng.chance(80) {
                     client.state = State::Finishing;
                     let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
-                    self.store.finish(now, key, Finish { path, mode: 0o644, owner_uid: None });
+                    self.store.finish(
+                        now,
+                        key,
+                        Finish { path, mode: 0o644, group_gid: None, owner_uid: None },
+                    );
                 } else if client.may_receive() {
                     self.receive(index);
                 }
