@@ -32,13 +32,14 @@ fn a_clock_that_jumps_by_ten_years_expires_nothing() {
     client.send_rest(content, || 300_000);
     let mut position = send_some(&server, &half, content, 0);
 
-    let jumps: [(fn(&Path) -> Vec<String>, i64); 3] = [(in_10_years, 10), (ago, -10), (now, 0)];
+    let in_10_years = Some(in_10_years as fn(&Path) -> Vec<String>);
+    let jumps = [(in_10_years, 10), (Some(ago), -10), (None, 0)];
     for (within, years) in jumps {
         let log = format!(r#""the web app could not be told","upload":"{}""#, &whole[..8]);
         wait_until("the hand-over is tried", || server.log().contains(&log));
         server.signal(Signal::TERM);
         server.exit_status();
-        server = server.start_again(&Setup { within: Some(within), ..setup.clone() });
+        server = server.start_again(&Setup { within, ..setup.clone() });
         let jumped = year_of(&server) - year;
         assert!((jumped - years).abs() <= 1, "{jumped} years (apt-get install faketime)");
         position = send_some(&server, &half, content, position);
@@ -61,10 +62,6 @@ fn in_10_years(_: &Path) -> Vec<String> {
 
 fn ago(_: &Path) -> Vec<String> {
     at("-10y")
-}
-
-fn now(_: &Path) -> Vec<String> {
-    Vec::new()
 }
 
 /// The faketime command would stay between us and the server: only its library is used.
