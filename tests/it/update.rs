@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
 
 use crate::backend::Backend;
+use crate::client::Client;
 use crate::content::Content;
 use crate::http::{Connection, request_bytes};
 use crate::server::{Driver, PATIENCE, Place, Server, Setup, start_refused, storage, wait_until};
@@ -389,21 +390,21 @@ fn who_would_serve_something_else_is_refused() {
 }
 
 #[test]
-fn a_server_that_was_told_to_stop_hands_over_to_the_next_one() {
+fn a_signal_to_the_one_that_hands_over_is_no_harm() {
     let setup = Setup::default();
     let mut server = setup.start();
     let world = World::new(&server, 8);
     let _server = world.use_while(server.address, || {
         for _ in 0..3 {
             world.wait_for_progress();
-            // It waits for the rest of this request, so that the next one finds it.
-            let mut half = Connection::open(server.address);
-            half.send("GET /incoming/0.1/heal");
-            for _ in 0..10 {
-                server.get(HEALTH);
-            }
-            server.signal(Signal::TERM);
-            let next = server.start_again(&setup);
+            let next = thread::scope(|scope| {
+                scope.spawn(|| {
+                    let has_begun = || server.log().contains("handing over to another server");
+                    wait_until("it hands over", has_begun);
+                    server.signal(Signal::TERM);
+                });
+                server.start_again(&setup)
+            });
             assert_eq!(next.address, server.address);
             assert_eq!(server.exit_status().code(), Some(0));
             server = next;
@@ -412,6 +413,27 @@ fn a_server_that_was_told_to_stop_hands_over_to_the_next_one() {
         server
     });
     world.check_files();
+}
+
+#[test]
+fn a_server_that_stops_hands_over_to_who_asks_meanwhile() {
+    let mut server = Setup { cores: 1, ..Setup::default() }.start();
+    let backend = Backend::done();
+    let id = backend.ticket(&server);
+    let mut upload = Client::open(&server, &id, 1000);
+    // It waits for the rest of this request.
+    let mut half = Connection::open(server.address);
+    half.send("GET /incoming/0.1/heal");
+    assert_eq!(server.get(HEALTH).status, 200);
+    server.signal(Signal::TERM);
+    upload.assert_closed(1001);
+    let mut successor = FakeSuccessor::ask(&server);
+    assert_eq!(successor.hear()["status"], "draining");
+    drop(half);
+    assert_eq!(successor.hear(), json!({ "status": "drained", "listeners": 1 }));
+    successor.say(json!({ "status": "send" }));
+    successor.0.get_mut().read_exact(&mut [0]).expect("the descriptors");
+    assert_eq!(server.exit_status().code(), Some(0));
 }
 
 #[test]
