@@ -492,7 +492,7 @@ mod tests {
 
     fn router() -> Router {
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false }
+        Router { library, backend_behind_proxy: false, dest_roots: Vec::new() }
     }
 
     /// Hands `bytes` in and says what came of it, in words.

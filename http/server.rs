@@ -33,6 +33,7 @@ use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
 use orphans::Orphans;
+use places::RootProblem;
 use recovery::{CoreStart, Recovered};
 use storage::{Storage, StorageError};
 
@@ -59,6 +60,11 @@ pub enum ServerError {
     Storage {
         dir: std::path::PathBuf,
         error: StorageError,
+    },
+    /// Files cannot arrive in this directory.
+    DestRoot {
+        root: std::path::PathBuf,
+        problem: RootProblem,
     },
     /// Files cannot be handed over to this group.
     HandoverGroup {
@@ -346,6 +352,7 @@ fn worker_config(
         unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
         max_size_bytes: config.max_size_bytes,
+        dest_roots: config.dest_roots.clone(),
         handover_mode: config.handover_mode,
         handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,
@@ -423,6 +430,9 @@ impl fmt::Display for ServerError {
                 dir.display(),
                 error.remedy()
             ),
+            Self::DestRoot { root, problem } => {
+                write!(f, "dest_roots = \"{}\": {problem}", root.display())
+            }
             Self::HandoverGroup { name, error } => write!(
                 f,
                 "handover_group = \"{name}\": this process may not give files to the group: \

@@ -2,12 +2,13 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
+//! `uploads` (from a claim to a stored file), `destinations` (where it may arrive), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
 //! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
 //! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there).
 
 mod backend;
 mod clients;
+mod destinations;
 mod input;
 mod journal;
 mod lifecycle;
@@ -32,12 +33,13 @@ use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
 use engine::outbox::{Outbox, Patience};
 use engine::service::ServiceClock;
-use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
+use engine::store::{PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
 
 use backend::HeldFinish;
 use clients::Clients;
+use destinations::Destinations;
 use journal::Then;
 pub use restore::RecoveredTicket;
 use watch::Watch;
@@ -65,6 +67,8 @@ pub struct Worker {
     /// What follows when a record is durable, in the order of the records.
     awaiting: VecDeque<(Position, Then)>,
     watch: Watch,
+    /// Requests for tickets whose files are to arrive in directories that are being looked at.
+    destinations: Destinations,
     ops: VecDeque<(Token, Op<Mail>)>,
     /// The core's hot buffer.
     receive_buffer: Vec<u8>,
@@ -114,6 +118,8 @@ pub struct WorkerConfig {
     /// Below this much free space there are no new tickets, and no file is begun that would not
     /// leave it free, in bytes.
     pub reserve_bytes: u64,
+    /// Absolute. Files may arrive in them and below.
+    pub dest_roots: Vec<PathBuf>,
     /// What handed-over files may be used for, and by which group. `None`: as the original has it.
     pub handover_mode: Option<u32>,
     pub handover_gid: Option<u32>,
@@ -137,7 +143,6 @@ impl Worker {
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
             parts_dir: PARTS_NAME.into(),
-            arrived_dir: ARRIVED_NAME.into(),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
             journal_bytes: REGION_BYTES,
@@ -146,6 +151,7 @@ impl Worker {
         let router = Router {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
+            dest_roots: config.dest_roots.clone(),
         };
         let recovered = std::mem::take(&mut config.recovered);
         let journal = JournalConfig {
@@ -161,6 +167,7 @@ impl Worker {
             journal: Journal::new(journal, recovered.iter().map(|it| &it.record)),
             awaiting: VecDeque::new(),
             watch: Watch::new(),
+            destinations: Destinations::default(),
             router,
             store,
             tickets: Tickets::default(),
@@ -238,6 +245,9 @@ impl Worker {
             }
             Token::Journal(_) => self.journal.on_completion(now, completion),
             Token::Storage => self.on_storage_checked(now, completion.result),
+            Token::Directory(number) => {
+                self.on_destination_checked(now, number, completion.result);
+            }
             Token::None => unreachable!("such ops have no completion"),
         }
     }
@@ -339,6 +349,7 @@ impl Machine for Worker {
     /// A connection that may still be accepted does not count.
     fn is_stopped(&self) -> bool {
         let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
+        let is_quiet = is_quiet && self.destinations.is_quiet();
         self.is_stopping && self.clients.is_empty() && is_quiet && self.ops.is_empty()
     }
 }
