@@ -169,7 +169,7 @@ impl Tickets {
 }
 
 /// Compares without telling by its time how much was right.
-fn is_same_secret(expected: &str, given: &str) -> bool {
+pub fn is_same_secret(expected: &str, given: &str) -> bool {
     let differing = expected.bytes().zip(given.bytes()).fold(0, |sum, (a, b)| sum | (a ^ b));
     expected.len() == given.len() && std::hint::black_box(differing) == 0
 }

@@ -4,6 +4,7 @@
 //! everything else is a constant. A wrong setting stops the start and says where it stands, what is
 //! wrong with it and what to write instead.
 
+mod keys;
 mod layers;
 mod secrets;
 mod units;
@@ -16,6 +17,8 @@ use engine::driver::Runtime;
 use rustls::pki_types::CertificateDer;
 use tracing_subscriber::EnvFilter;
 
+use crate::keys::BackendKey;
+use keys::KeysError;
 pub use layers::{ConfigError, Given, Layers, Source};
 pub use secrets::Secret;
 pub use units::{Problem, format_duration, format_size, nearest, parse_duration, parse_size};
@@ -64,6 +67,8 @@ pub struct Config {
     pub refusals_max: u32,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// Web apps need one of these; none: they need nothing.
+    pub backend_keys: Vec<BackendKey>,
     pub log_format: LogFormat,
     /// In the syntax of [`EnvFilter`].
     pub log: String,
@@ -97,7 +102,7 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 24] = [
+pub const KEYS: [(&str, &str); 25] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
@@ -120,6 +125,7 @@ pub const KEYS: [(&str, &str); 24] = [
     ("handover_timeout", "3d"),
     ("refusals_max", "10"),
     ("backend_behind_proxy", "false"),
+    ("backend_keys", ""),
     ("log_format", "auto"),
     ("log", "info"),
 ];
@@ -159,6 +165,7 @@ impl Config {
         let refusals_max =
             it.read("refusals_max", |text| within(number(text)?, 1, 1_000_000).map(|it| it as u32));
         let behind_proxy = it.read("backend_behind_proxy", |text| choose(text, &BOOLEANS));
+        let backend_keys = it.read_backend_keys();
         let log_format = it.read("log_format", |text| choose(text, &LOG_FORMATS));
         let log = it.read("log", parse_filter);
         let errors = reader.errors;
@@ -185,6 +192,7 @@ impl Config {
                 handover_timeout: handover_timeout?,
                 refusals_max: refusals_max?,
                 backend_behind_proxy: behind_proxy?,
+                backend_keys: backend_keys?,
                 log_format: log_format?,
                 log: log?,
             })
@@ -258,6 +266,24 @@ impl Reader<'_> {
                 });
             })
             .ok()
+    }
+
+    /// What is wrong within the file of keys has its place there.
+    fn read_backend_keys(&mut self) -> Option<Vec<BackendKey>> {
+        let mut within = Vec::new();
+        let keys = self.read("backend_keys", |text| match text {
+            "" => Ok(Some(Vec::new())),
+            path => match keys::read_keys(path) {
+                Ok(keys) => Ok(Some(keys)),
+                Err(KeysError::File(problem)) => Err(problem),
+                Err(KeysError::Content(errors)) => {
+                    within = errors;
+                    Ok(None)
+                }
+            },
+        });
+        self.errors.extend(within);
+        keys.flatten()
     }
 
     /// The secret itself or a file that holds it, not both.

@@ -14,7 +14,7 @@ use crate::codec::message::{MessageDecoder, MessageEvent, MessageLimits};
 use crate::codec::request::{Framing, Head, HeadLimits, Method, RequestError, parse_head};
 use crate::codec::response::{CONTINUE, EncodeOptions, Response};
 use crate::dialect::incoming::{Command, Session};
-use crate::routes::{BackendRequest, Route, Router};
+use crate::routes::{BackendCall, Route, Router};
 
 /// See the module.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct Connection {
 #[derive(Debug)]
 pub enum Event<'a> {
     /// Answer with [`Connection::on_response`].
-    Backend(BackendRequest),
+    Backend(BackendCall),
     /// Bytes of the file, still masked; `mask[0]` belongs to `bytes[0]`.
     Append {
         bytes: &'a [u8],
@@ -345,9 +345,9 @@ impl Connection {
         };
         match router.route(head, &request.body) {
             Route::Answer(response) => self.respond(date, &response, asked),
-            Route::Backend(request) => {
+            Route::Backend(call) => {
                 self.phase = Phase::Answering(asked);
-                return Some(Event::Backend(request));
+                return Some(Event::Backend(call));
             }
             Route::Upload => match handshake::accept(head) {
                 Ok(response) => {
@@ -492,7 +492,12 @@ mod tests {
 
     fn router() -> Router {
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false, dest_roots: Vec::new() }
+        Router {
+            library,
+            backend_behind_proxy: false,
+            dest_roots: Vec::new(),
+            keys: Default::default(),
+        }
     }
 
     /// Hands `bytes` in and says what came of it, in words.

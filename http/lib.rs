@@ -21,7 +21,9 @@ pub mod worker;
 pub mod assets;
 pub mod connection;
 pub mod dialect;
+pub mod keys;
 pub mod mail;
+pub mod query;
 pub mod routes;
 
 // Floor 4: bytes to meaning and back.

@@ -11,6 +11,8 @@ use engine::tickets::ClientKey;
 use crate::codec::response::Response;
 use crate::connection::Connection;
 use crate::dialect::message::UploadRequest;
+use crate::keys::KeyId;
+use crate::query::{Asker, Page, Query, Retry, RetryResult};
 use crate::routes::BackendRequest;
 
 /// A message to a core, or from a core to the control thread.
@@ -27,6 +29,14 @@ pub enum Mail {
     Backend { reply_to: ReplyTo, request: OwnedRequest },
     /// What the owner says, to the core that holds the web app's connection.
     BackendAnswer { client: ClientKey, response: Response },
+    /// A question for what a core knows of its uploads.
+    Query { asker: Asker, query: Query },
+    /// To the core that asked, or to the control thread.
+    QueryAnswer { asker: Asker, page: Page },
+    /// Control to a core: web apps are to be told again, as the operator wants.
+    Retry { number: u64, retry: Retry },
+    /// When that is recorded.
+    RetryAnswer { number: u64, result: RetryResult },
     /// A browser's connection, to the core that owns its ticket. Its socket comes along.
     Client(Box<MovedClient>),
     /// Core to control: nothing can be recorded any more, so the server has to end.
@@ -39,6 +49,8 @@ pub enum Mail {
 #[derive(Debug)]
 pub struct OwnedRequest {
     pub id: TicketId,
+    /// Whose it is, if there are keys.
+    pub key: Option<KeyId>,
     pub request: BackendRequest,
 }
 

@@ -1,6 +1,7 @@
 //! Which request goes where, and what a web app's requests must hold.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use engine::ticket::TicketId;
 use engine::tickets::TicketError;
@@ -9,6 +10,8 @@ use crate::assets::Library;
 use crate::codec::params::Params;
 use crate::codec::request::{Head, Method};
 use crate::codec::response::Response;
+use crate::keys::{BackendKeys, KeyId};
+use crate::query::{Query, json_error};
 
 /// What becomes of a request.
 #[derive(Debug)]
@@ -16,9 +19,17 @@ pub enum Route {
     /// It is answered at once.
     Answer(Response),
     /// The worker answers it.
-    Backend(BackendRequest),
+    Backend(BackendCall),
     /// It wants to become a WebSocket.
     Upload,
+}
+
+/// A web app's request, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackendCall {
+    /// `None`: there are no keys.
+    pub key: Option<KeyId>,
+    pub request: BackendRequest,
 }
 
 /// A web app's request, checked.
@@ -28,6 +39,8 @@ pub enum BackendRequest {
     CancelUpload { id: TicketId, secret: String },
     FinishUpload { id: TicketId, secret: Option<String> },
     RetryUpload { id: TicketId, secret: String },
+    ShowUpload { id: TicketId },
+    ListUploads(Query),
 }
 
 /// The parameters of `new_upload`.
@@ -59,6 +72,7 @@ pub struct Router {
     pub backend_behind_proxy: bool,
     /// Absolute. Files may arrive in them and below.
     pub dest_roots: Vec<PathBuf>,
+    pub keys: Arc<BackendKeys>,
 }
 
 impl Router {
@@ -73,16 +87,19 @@ impl Router {
         if let Some(field) = foreign.filter(|_| is_guarded) {
             return Route::Answer(Response::text(403, refusal(field)));
         }
-        let is_allowed = match head.method {
-            Method::Post => target.is_backend(),
-            Method::Get => !target.is_backend(),
-            // A HEAD that upgrades is nothing that exists.
-            Method::Head => !target.is_backend() && target != Target::UploadWs,
-            _ => false,
+        let method = match head.method {
+            Method::Post => "POST",
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            _ => "",
         };
-        if !is_allowed {
+        if !target.allow().split(", ").any(|it| it == method) {
             return Route::Answer(Response::text(405, "").with_header("Allow", target.allow()));
         }
+        let key = match target.is_backend().then(|| self.authorize(target, head)).transpose() {
+            Ok(key) => key.flatten(),
+            Err(refusal) => return Route::Answer(refusal),
+        };
         match target {
             Target::Library => Route::Answer(self.library.response(head)),
             Target::Health => {
@@ -94,10 +111,30 @@ impl Router {
             | Target::CancelUpload
             | Target::FinishUpload
             | Target::RetryUpload => match backend_request(target, head, body, &self.dest_roots) {
-                Ok(request) => Route::Backend(request),
+                Ok(request) => Route::Backend(BackendCall { key, request }),
                 Err(message) => Route::Answer(Response::text(400, message)),
             },
+            Target::Upload(None) => Route::Answer(json_error(404, "id unknown")),
+            Target::Upload(Some(id)) => {
+                Route::Backend(BackendCall { key, request: BackendRequest::ShowUpload { id } })
+            }
+            Target::Uploads => match list_request(head) {
+                Ok(request) => Route::Backend(BackendCall { key, request }),
+                Err(message) => Route::Answer(json_error(400, &message)),
+            },
         }
+    }
+
+    /// Whose request it is. Where there are no keys, whoever reaches the server may do everything
+    /// but look at what others have.
+    fn authorize(&self, target: Target, head: &Head) -> Result<Option<KeyId>, Response> {
+        if self.keys.is_empty() && target.is_query() {
+            return Err(Response::text(403, QUERY_REFUSAL));
+        }
+        self.keys.authorize(head.header("authorization")).map_err(|_| {
+            let message = "this request needs a key: send Authorization: Bearer <key>";
+            Response::text(401, message).with_header("WWW-Authenticate", "Bearer")
+        })
     }
 }
 
@@ -123,6 +160,9 @@ enum Target {
     CancelUpload,
     FinishUpload,
     RetryUpload,
+    Uploads,
+    /// What is no id is that of no upload.
+    Upload(Option<TicketId>),
     UploadWs,
     Library,
     Health,
@@ -133,11 +173,15 @@ impl Target {
     fn find(path: &str) -> Option<Self> {
         let rest = path.strip_prefix("/incoming/")?;
         let rest = rest.strip_prefix("0.1/").unwrap_or(rest);
+        if let Some(id) = rest.strip_prefix("backend/uploads/") {
+            return Some(Self::Upload(TicketId::parse(id)));
+        }
         Some(match rest {
             "backend/new_upload" => Self::NewUpload,
             "backend/cancel_upload" => Self::CancelUpload,
             "backend/finish_upload" => Self::FinishUpload,
             "backend/retry_upload" => Self::RetryUpload,
+            "backend/uploads" => Self::Uploads,
             "frontend/upload_ws" => Self::UploadWs,
             "frontend/incoming.js" => Self::Library,
             "health" => Self::Health,
@@ -148,16 +192,22 @@ impl Target {
     fn is_backend(self) -> bool {
         match self {
             Self::NewUpload | Self::CancelUpload | Self::FinishUpload | Self::RetryUpload => true,
+            Self::Uploads | Self::Upload(_) => true,
             Self::UploadWs | Self::Library | Self::Health => false,
         }
+    }
+
+    fn is_query(self) -> bool {
+        matches!(self, Self::Uploads | Self::Upload(_))
     }
 
     /// RFC 9110 section 15.5.6 asks for it.
     fn allow(self) -> &'static str {
         match self {
             Self::NewUpload | Self::CancelUpload | Self::FinishUpload | Self::RetryUpload => "POST",
+            // A HEAD that upgrades is nothing that exists.
             Self::UploadWs => "GET",
-            Self::Library | Self::Health => "GET, HEAD",
+            Self::Library | Self::Health | Self::Uploads | Self::Upload(_) => "GET, HEAD",
         }
     }
 }
@@ -185,6 +235,12 @@ fn backend_request(
         }
         _ => BackendRequest::FinishUpload { id, secret },
     })
+}
+
+fn list_request(head: &Head) -> Result<BackendRequest, String> {
+    let params = Params::from_request(head.query.as_deref(), None, &[])
+        .map_err(|it| it.message().to_owned())?;
+    Query::parse(|name| params.value(name)).map(BackendRequest::ListUploads)
 }
 
 /// Checked in the order of the original: URL, remove, uid.
@@ -323,6 +379,10 @@ fn refusal(field: &str) -> String {
     )
 }
 
+const QUERY_REFUSAL: &str = "\
+    uploads are shown to web apps that have a key: set backend_keys, and send \
+    Authorization: Bearer <key>. An operator on the server's machine runs: incoming status";
+
 /// Browsers and proxies that announce themselves are stopped by these. Nothing more: whoever runs a
 /// proxy denies the backend paths there.
 const FOREIGN_FIELDS: [&str; 5] = ["Origin", "Forwarded", "Via", "X-Forwarded-For", "X-Real-IP"];
@@ -339,13 +399,32 @@ mod tests {
 
     use super::*;
     use crate::codec::request::parse_head;
+    use crate::keys::BackendKey;
 
     fn route(line: &str, fields: &str, body: &str) -> Route {
+        route_with(BackendKeys::default(), line, fields, body)
+    }
+
+    fn route_with(keys: BackendKeys, line: &str, fields: &str, body: &str) -> Route {
         let text = format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let (head, _) = parse_head(text.as_bytes(), &Default::default()).unwrap().unwrap();
         let library = Library::new(SystemTime::UNIX_EPOCH);
         let dest_roots = vec!["/srv/a".into(), "/srv/b/c".into()];
-        Router { library, backend_behind_proxy: false, dest_roots }.route(&head, body.as_bytes())
+        Router { library, backend_behind_proxy: false, dest_roots, keys: Arc::new(keys) }
+            .route(&head, body.as_bytes())
+    }
+
+    fn shop_key() -> BackendKeys {
+        let key = "0123456789abcdef".to_owned();
+        let name = "shop".to_owned();
+        BackendKeys::new([BackendKey { name, key, quota_bytes: None, tickets_max: None }])
+    }
+
+    fn new_upload_of(line: &str) -> NewUpload {
+        match route(line, "", "") {
+            Route::Backend(BackendCall { key: None, request: BackendRequest::NewUpload(it) }) => it,
+            other => panic!("{line}: {other:?}"),
+        }
     }
 
     fn answer(line: &str, fields: &str, body: &str) -> (u16, String) {
@@ -379,7 +458,7 @@ mod tests {
         let full = format!(
             "{NEW}?{URL}&removeFileWhenFinished=false&fileOwnerUid=1000&backendSecret=s&destType=x"
         );
-        let Route::Backend(BackendRequest::NewUpload(new)) = route(&full, "", "") else { panic!() };
+        let new = new_upload_of(&full);
         let expected = NewUpload {
             url: "http://h/p".into(),
             secret: "s".into(),
@@ -396,25 +475,21 @@ mod tests {
         let more = format!(
             "{NEW}?{URL}&maxSize=9007199254740991&expiresIn=60&metadata=a%26b&signingSecret=k"
         );
-        let Route::Backend(BackendRequest::NewUpload(new)) = route(&more, "", "") else { panic!() };
+        let new = new_upload_of(&more);
         assert_eq!((new.max_size_bytes, new.expires_in_s), (Some((1 << 53) - 1), Some(60)));
         assert_eq!((new.metadata.as_str(), new.signing_secret.as_str()), ("a&b", "k"));
         for (given, spelled) in
             [("/srv/a", "/srv/a"), ("//srv//a/b//", "/srv/a/b"), ("/srv/b/c/d%20e", "/srv/b/c/d e")]
         {
             let line = format!("{NEW}?{URL}&destDir={given}");
-            let Route::Backend(BackendRequest::NewUpload(new)) = route(&line, "", "") else {
-                panic!("{line}")
-            };
+            let new = new_upload_of(&line);
             assert_eq!((new.dest_dir.as_str(), new.remove_when_finished), (spelled, false));
             let line = format!("{line}&removeFileWhenFinished=true");
-            let Route::Backend(BackendRequest::NewUpload(new)) = route(&line, "", "") else {
-                panic!("{line}")
-            };
+            let new = new_upload_of(&line);
             assert!(new.remove_when_finished);
         }
         let old = format!("{NEW}?{URL}&signalFinishSecret=s");
-        let Route::Backend(BackendRequest::NewUpload(new)) = route(&old, "", "") else { panic!() };
+        let new = new_upload_of(&old);
         assert!(new.finish_without_secret && new.secret == "s" && new.remove_when_finished);
     }
 
@@ -478,5 +553,63 @@ mod tests {
             let line = "GET /incoming/0.1/health";
             assert_eq!(answer(line, &format!("{field}: x\r\n"), "").0, 200);
         }
+    }
+
+    const UPLOADS: &str = "/incoming/0.1/backend/uploads";
+    const BEARER: &str = "Authorization: Bearer 0123456789abcdef\r\n";
+
+    #[test]
+    fn with_keys_every_backend_request_needs_one() {
+        let lines = [
+            format!("{NEW}?{URL}"),
+            format!("{}?id=x", NEW.replace("new", "cancel")),
+            format!("{}?id=x", NEW.replace("new", "finish")),
+            format!("{}?id=x", NEW.replace("new", "retry")),
+            format!("GET {UPLOADS}"),
+            format!("HEAD {UPLOADS}/x"),
+        ];
+        for line in &lines {
+            let others = ["", "Authorization: Bearer 0123456789abcdee\r\n"];
+            for fields in others {
+                let Route::Answer(it) = route_with(shop_key(), line, fields, "") else { panic!() };
+                assert_eq!(it.status, 401, "{line}");
+                assert_eq!(it.header("WWW-Authenticate"), Some("Bearer"));
+            }
+            match route_with(shop_key(), line, BEARER, "") {
+                Route::Answer(it) => assert!(matches!(it.status, 400 | 404), "{line}: {it:?}"),
+                Route::Backend(it) => assert_eq!(it.key, shop_key().find("shop")),
+                Route::Upload => panic!("{line}"),
+            }
+        }
+        // Browsers have none.
+        for path in ["frontend/incoming.js", "health"] {
+            let line = format!("GET /incoming/0.1/{path}");
+            let Route::Answer(it) = route_with(shop_key(), &line, "", "") else { panic!() };
+            assert_eq!(it.status, 200);
+        }
+    }
+
+    #[test]
+    fn questions_need_a_key_and_right_parameters() {
+        let (status, body) = answer(&format!("GET {UPLOADS}"), "", "");
+        assert_eq!(status, 403);
+        assert!(body.contains("set backend_keys") && body.contains("incoming status"), "{body}");
+        assert_eq!(answer(&format!("GET {UPLOADS}/x"), "", "").0, 403);
+        assert_eq!(answer(&format!("POST {UPLOADS}"), "", "").0, 405);
+
+        let ask = |line: &str| route_with(shop_key(), line, BEARER, "");
+        let Route::Answer(it) = ask(&format!("GET {UPLOADS}?limit=0")) else { panic!() };
+        assert_eq!((it.status, it.header("Cache-Control")), (400, Some("no-store")));
+        let body = String::from_utf8(it.body.to_vec()).unwrap();
+        assert!(body.starts_with(r#"{"error":"limit invalid: "#), "{body}");
+        let Route::Answer(it) = ask(&format!("GET {UPLOADS}/x")) else { panic!() };
+        assert_eq!((it.status, &it.body[..]), (404, &br#"{"error":"id unknown"}"#[..]));
+
+        let Route::Backend(it) = ask(&format!("HEAD {UPLOADS}?limit=7")) else { panic!() };
+        let query = Query { limit: 7, ..Query::new() };
+        assert_eq!(it.request, BackendRequest::ListUploads(query));
+        let id = TicketId(0x11 << 64);
+        let Route::Backend(it) = ask(&format!("GET {UPLOADS}/{id}")) else { panic!() };
+        assert_eq!(it.request, BackendRequest::ShowUpload { id });
     }
 }

@@ -12,6 +12,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -27,8 +28,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, format_size};
-use crate::control::admin::{AdminSocket, Desk};
+use crate::control::admin::{AdminSocket, Desk, Operator};
+use crate::control::cores::Cores;
 use crate::control::{self, Control, ControlSender};
+use crate::keys::{BackendKey, BackendKeys};
 use crate::mail::Mail;
 use crate::worker::{Worker, WorkerConfig};
 use medium::Medium;
@@ -95,11 +98,14 @@ pub enum ServerError {
 struct Shared {
     loads: Arc<[AtomicU32]>,
     unallocated: Arc<[AtomicU64]>,
+    /// And for each key what all of them together count.
+    keys: Arc<BackendKeys>,
 }
 
 impl Shared {
-    fn new(core_count: u16) -> Self {
+    fn new(core_count: u16, keys: &[BackendKey]) -> Self {
         Self {
+            keys: Arc::new(BackendKeys::new(keys.iter().cloned())),
             loads: (0..core_count).map(|_| AtomicU32::new(0)).collect(),
             unallocated: (0..core_count).map(|_| AtomicU64::new(0)).collect(),
         }
@@ -155,24 +161,19 @@ impl Server {
         let helper = Helper::start(backend, storage.dir.clone())
             .map_err(system("start the helper thread"))?;
         let posts = cores.clone();
-        let (control, control_sender) = Control::new(control::Settings::new(config, core_count), {
-            move |core: CoreId, mail| posts[usize::from(core.0)].send(mail)
-        })
-        .map_err(system("start the control thread"))?;
-        // Uploads do not need it: where the file system has no sockets, the server serves.
-        let control = match AdminSocket::bind(&config.storage_dir) {
-            Ok(socket) => control.with_admin(Desk { listen: vec![address] }, socket),
-            Err(error) => {
-                tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
-                control
-            }
-        };
+        let post = move |core: CoreId, mail| posts[usize::from(core.0)].send(mail);
+        let settings = control::Settings::new(config, core_count);
+        let (control, control_sender) =
+            Control::new(settings, post.clone()).map_err(system("start the control thread"))?;
+        let operator = Operator::new(Arc::new(Cores::new(core_count, post)), storage.dir.clone());
+        let desk = Desk { listen: vec![address], operator };
+        let control = with_admin(control, &config.storage_dir, desk);
         spawn("control".to_owned(), move || control.run())
             .map_err(system("start the control thread"))?;
 
         let service = ServiceClock::new(service_ms, Instant::now());
         let (notifier, notices) = mpsc::channel();
-        let shared = Shared::new(core_count);
+        let shared = Shared::new(core_count, &config.backend_keys);
         let runtime = config.runtime;
         let starts = starts.into_iter().zip(listeners.into_iter().zip(receivers));
         for (start, (listener, mailbox)) in starts {
@@ -315,6 +316,21 @@ impl Stopper {
     }
 }
 
+/// Uploads do not need it: where the file system has no sockets, the server serves.
+fn with_admin<P: Fn(CoreId, Mail)>(
+    control: Control<P>,
+    storage_dir: &Path,
+    desk: Desk,
+) -> Control<P> {
+    match AdminSocket::bind(storage_dir) {
+        Ok(socket) => control.with_admin(desk, socket),
+        Err(error) => {
+            tracing::warn!(%error, "there is no admin socket: commands cannot reach this server");
+            control
+        }
+    }
+}
+
 /// What cores send to the control thread. That the server has to end is not its business.
 fn control_mail(control: ControlSender, notifier: mpsc::Sender<Notice>) -> impl Fn(Mail) + Send {
     move |mail| match mail {
@@ -348,6 +364,7 @@ fn worker_config(
         patience: Patience { timeout: config.handover_timeout, refusals_max: config.refusals_max },
         service,
         backend_behind_proxy: config.backend_behind_proxy,
+        keys: shared.keys,
         library_modified: library_modified(),
         unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,

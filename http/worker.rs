@@ -2,9 +2,11 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `destinations` (where it may arrive), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
-//! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
-//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there).
+//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `destinations` (where
+//! they may arrive), `backend` (what web apps ask), `telling` (what they are told, until they know),
+//! `lifecycle` (what time does to tickets), `journal` (what waits until it is recorded), `restore`
+//! (what an earlier run left), `watch` (whether the storage is still there),
+//! `query` (what is asked about all of that), `usage` (what each backend key has under way).
 
 mod backend;
 mod clients;
@@ -12,11 +14,14 @@ mod destinations;
 mod input;
 mod journal;
 mod lifecycle;
+mod query;
+mod rate;
 mod restore;
 mod room;
 mod sockets;
 mod telling;
 mod uploads;
+mod usage;
 mod watch;
 
 use std::collections::VecDeque;
@@ -41,12 +46,15 @@ use backend::HeldFinish;
 use clients::Clients;
 use destinations::Destinations;
 use journal::Then;
+use query::Asked;
 pub use restore::RecoveredTicket;
 use watch::Watch;
 
 use crate::assets::Library;
 use crate::codec::response::http_date;
+use crate::keys::BackendKeys;
 use crate::mail::Mail;
+use crate::query::Asker;
 use crate::routes::Router;
 
 /// See the module.
@@ -63,6 +71,8 @@ pub struct Worker {
     clients: Clients,
     /// Requests to finish an upload whose web app has not answered the callback yet.
     held: Vec<HeldFinish>,
+    /// What web apps have asked all cores.
+    asked: Vec<Asked>,
     journal: Journal<Mail>,
     /// What follows when a record is durable, in the order of the records.
     awaiting: VecDeque<(Position, Then)>,
@@ -109,6 +119,8 @@ pub struct WorkerConfig {
     pub service: ServiceClock,
     /// Answer backend routes also to requests that come through a proxy or from a browser.
     pub backend_behind_proxy: bool,
+    /// Who may ask for tickets, and what all cores count for each.
+    pub keys: Arc<BackendKeys>,
     /// When the hosted library last changed, for caches.
     pub library_modified: SystemTime,
     /// Tickets per core, for placing new ones. Index: core.
@@ -152,6 +164,7 @@ impl Worker {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
             dest_roots: config.dest_roots.clone(),
+            keys: config.keys.clone(),
         };
         let recovered = std::mem::take(&mut config.recovered);
         let journal = JournalConfig {
@@ -175,6 +188,7 @@ impl Worker {
             outbox: Outbox::default(),
             clients: Clients::new(config.connections_max),
             held: Vec::new(),
+            asked: Vec::new(),
             ops: VecDeque::new(),
             receive_buffer: vec![0; RECEIVE_BUFFER_BYTES as usize],
             date: (now, http_date(SystemTime::now())),
@@ -259,10 +273,19 @@ impl Worker {
             }
             Mail::Backend { reply_to, request } => self.on_backend(now, reply_to, request),
             Mail::BackendAnswer { client, response } => self.on_answer(now, client, &response),
+            Mail::Query { asker, query } => self.on_query(now, asker, &query),
+            Mail::QueryAnswer { asker: Asker::Client(it), page } => {
+                self.on_page(now, it.client, page);
+            }
+            Mail::Retry { number, retry } => self.on_retry(now, number, retry),
             Mail::HostBack { host } => self.bring_forward(&host),
             Mail::Stop => self.stop(now),
             // Every hand-over comes round by its own schedule.
-            Mail::Callback { .. } | Mail::JournalFailed { .. } | Mail::Client(_) => {
+            Mail::Callback { .. }
+            | Mail::QueryAnswer { asker: Asker::Control(_), .. }
+            | Mail::RetryAnswer { .. }
+            | Mail::JournalFailed { .. }
+            | Mail::Client(_) => {
                 unreachable!("addressed to the control thread, or sent with a socket")
             }
         }

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
@@ -17,6 +18,8 @@ fn help_texts() {
         ("help", &["--help"][..]),
         ("serve", &["serve", "--help"]),
         ("serve-short", &["serve", "-h"]),
+        ("status", &["status", "--help"]),
+        ("retry", &["retry", "--help"]),
         ("demo", &["demo", "--help"]),
     ] {
         let output = run(incoming().args(arguments));
@@ -27,7 +30,14 @@ fn help_texts() {
 
 #[test]
 fn help_fits_a_terminal() {
-    for arguments in [&["--help"][..], &["serve", "--help"], &["serve", "-h"], &["demo", "-h"]] {
+    for arguments in [
+        &["--help"][..],
+        &["serve", "--help"],
+        &["serve", "-h"],
+        &["status", "-h"],
+        &["retry", "-h"],
+        &["demo", "-h"],
+    ] {
         let help = text(&run(incoming().args(arguments)).stdout);
         for line in help.lines() {
             assert!(line.chars().count() < 100, "{line}");
@@ -62,6 +72,9 @@ fn wrong_usage_ends_with_2() {
              error: command line: --memory \"64M\": \"M\" is not a unit of size\n  \
              remedy: did you mean 64MiB? (units: B, KiB, MiB, GiB, TiB)\n",
         ),
+        (&["retry"], "required arguments were not provided"),
+        (&["retry", "--all", "an-id"], "cannot be used with"),
+        (&["status", "--state", "failed", "an-id"], "cannot be used with"),
         (&["serve", "--backend-behind-proxy=maybe"], "remedy: write one of true, false"),
         (
             &["serve", "--config", "/nonexistent.toml"],
@@ -155,6 +168,56 @@ fn what_cannot_start_ends_with_1_and_says_why() {
         1,
         &format!("error: --page {address}: cannot listen there: Address already in use"),
     );
+}
+
+#[test]
+fn commands_for_a_server_say_when_there_is_none() {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = temp.path().to_str().unwrap();
+    let told = format!(
+        "error: {dir}: no server runs on this directory\n  remedy: name that of a running one with \
+         --storage-dir (its log says it at start), or start it: incoming serve\n"
+    );
+    assert_refused(incoming().args(["status", "--storage-dir", dir]), 1, &told);
+    assert_refused(incoming().args(["retry", "--all", "--storage-dir", dir]), 1, &told);
+    let missing = temp.path().join("missing");
+    let mut command = incoming();
+    assert_refused(
+        command.arg("status").env("INCOMING_STORAGE_DIR", &missing),
+        1,
+        "no server runs",
+    );
+
+    let mut server = Running::start(&mut serve(temp.path()));
+    let output = run(incoming().arg("status").env("INCOMING_STORAGE_DIR", dir));
+    let shown = text(&output.stdout);
+    let expected =
+        format!("incoming {}, process {}, up ", env!("CARGO_PKG_VERSION"), server.child.id());
+    assert!(shown.starts_with(&expected), "{shown}");
+    assert!(shown.contains(&format!(", on {}\n{dir}: ", server.address)), "{shown}");
+    assert!(shown.contains(" free\nuploads: none; "), "{shown}");
+    assert_eq!(server.stop(Signal::TERM), Some(0));
+    assert_refused(incoming().args(["status", "--storage-dir", dir]), 1, &told);
+}
+
+#[test]
+fn wrong_keys_end_with_78() {
+    let temp = tempfile::tempdir().unwrap();
+    let file = temp.path().join("keys.toml");
+    let place = file.display().to_string();
+    let set_mode = |mode| fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+    fs::write(&file, "[shop]\nkey = '0123456789'\n").unwrap();
+    set_mode(0o644);
+    let told = format!(
+        "error: environment: INCOMING_BACKEND_KEYS=\"{place}\": others may read or change the keys \
+         in it (mode 0644)\n  remedy: chmod 600 {place}\n"
+    );
+    let mut command = serve(temp.path());
+    command.env("INCOMING_BACKEND_KEYS", &file);
+    assert_refused(&mut command, 78, &told);
+    set_mode(0o600);
+    let told = format!("error: {place}, line 2: key = (hidden): a key has 16 to 1024 letters");
+    assert_refused(&mut command, 78, &told);
 }
 
 #[test]

@@ -2,8 +2,12 @@
 
 mod demo;
 mod log;
+mod operator;
+mod retry;
 mod serve;
 mod settings;
+mod status;
+mod table;
 
 use std::fmt::Display;
 use std::process::ExitCode;
@@ -18,6 +22,8 @@ pub fn run() -> ExitCode {
     // Wrong usage and --help end here, with clap's own texts and exit codes.
     let result = match Cli::parse().command {
         Command::Serve(it) => serve::run(&it),
+        Command::Status(it) => status::run(&it),
+        Command::Retry(it) => retry::run(&it),
         Command::Demo(it) => demo::run(&it),
     };
     match result {
@@ -43,6 +49,8 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Arguments),
+    Status(status::Arguments),
+    Retry(retry::Arguments),
     Demo(demo::Arguments),
 }
 

@@ -110,6 +110,11 @@ pub(super) struct Settings {
           default_missing_value = "true")]
     backend_behind_proxy: Option<String>,
 
+    /// A file with the keys that web apps need, and what each may have; see the documentation
+    /// [default: none, and they need no key]
+    #[arg(long, value_name = "FILE")]
+    backend_keys: Option<String>,
+
     /// auto (text on a terminal, JSON otherwise), text or json [default: auto]
     #[arg(long, value_name = "FORMAT")]
     log_format: Option<String>,
@@ -184,6 +189,7 @@ impl Settings {
             ("handover_timeout", &self.handover_timeout),
             ("refusals_max", &self.refusals_max),
             ("backend_behind_proxy", &self.backend_behind_proxy),
+            ("backend_keys", &self.backend_keys),
             ("log_format", &self.log_format),
             ("log", &self.log),
         ]

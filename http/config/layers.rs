@@ -55,17 +55,7 @@ impl Layers {
         keys: &[&'static str],
     ) -> Result<(), Vec<ConfigError>> {
         let source = |offset| Source::File { path: path.to_owned(), line: line_at(text, offset) };
-        let table = DeTable::parse(text).map_err(|error| {
-            vec![ConfigError {
-                source: source(error.span().map_or(0, |it| it.start)),
-                key: String::new(),
-                value: String::new(),
-                problem: Problem::new(
-                    format!("it is not TOML: {}", error.message()),
-                    "write one `key = value` in each line; text stands in \"quotes\"",
-                ),
-            }]
-        })?;
+        let table = DeTable::parse(text).map_err(|it| vec![not_toml(path, text, &it)])?;
         let mut entries: Vec<_> = table.get_ref().iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         let mut errors = Vec::new();
@@ -147,6 +137,7 @@ impl fmt::Display for ConfigError {
         match &self.source {
             _ if self.key.is_empty() => {}
             Source::Default => write!(f, "{}: ", self.key)?,
+            Source::File { .. } if self.value.is_empty() => write!(f, "{}: ", self.key)?,
             Source::File { .. } => write!(f, "{} = {}: ", self.key, self.value)?,
             Source::Environment(name) => write!(f, "{name}={}: ", self.value)?,
             Source::Flag(flag) => write!(f, "{flag} {}: ", self.value)?,
@@ -157,7 +148,7 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-fn known(
+pub(super) fn known(
     name: &str,
     keys: &[&'static str],
     spell: fn(&str) -> String,
@@ -186,7 +177,7 @@ fn text_of(key: &str, value: &DeValue<'_>) -> Result<String, Problem> {
     }
 }
 
-fn scalar(value: &DeValue<'_>) -> Result<String, Problem> {
+pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, Problem> {
     match value {
         DeValue::String(it) => Ok(it.to_string()),
         DeValue::Integer(it) if it.radix() == 10 => Ok(it.as_str().to_owned()),
@@ -198,8 +189,21 @@ fn scalar(value: &DeValue<'_>) -> Result<String, Problem> {
     }
 }
 
-fn line_at(text: &str, offset: usize) -> usize {
+pub(super) fn line_at(text: &str, offset: usize) -> usize {
     1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|it| **it == b'\n').count()
+}
+
+pub(super) fn not_toml(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = line_at(text, error.span().map_or(0, |it| it.start));
+    ConfigError {
+        source: Source::File { path: path.to_owned(), line },
+        key: String::new(),
+        value: String::new(),
+        problem: Problem::new(
+            format!("it is not TOML: {}", error.message()),
+            "write one `key = value` in each line; text stands in \"quotes\"",
+        ),
+    }
 }
 
 /// Variables that Kubernetes sets in every pod for a service that is called "incoming".

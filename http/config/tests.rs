@@ -48,6 +48,7 @@ fn works_without_any_file() {
             handover_timeout: Duration::from_secs(72 * 3600),
             refusals_max: 10,
             backend_behind_proxy: false,
+            backend_keys: Vec::new(),
             log_format: LogFormat::Auto,
             log: "info".to_owned(),
         }

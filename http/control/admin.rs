@@ -6,6 +6,7 @@
 //! [`Desk::answer`].
 
 mod client;
+mod operator;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +28,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 
 pub use client::AdminClient;
+pub use operator::Operator;
 
 /// The socket, bound and listening.
 #[derive(Debug)]
@@ -60,6 +62,7 @@ impl AdminSocket {
 pub struct Desk {
     /// Where the server listens.
     pub listen: Vec<SocketAddr>,
+    pub operator: Operator,
 }
 
 impl Desk {
@@ -71,6 +74,8 @@ impl Desk {
                 "version": env!("CARGO_PKG_VERSION"),
                 "listen": self.listen,
             }),
+            Some("status") => self.operator.status(request, &self.listen).await,
+            Some("retry") => self.operator.retry(request).await,
             Some(other) => {
                 refusal(format!("this server (version {VERSION}) has no command {other:?}"))
             }

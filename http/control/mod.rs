@@ -5,6 +5,7 @@ pub mod admin;
 mod answer;
 mod callbacks;
 mod client;
+pub mod cores;
 mod dial;
 mod form;
 mod lookup;
@@ -14,6 +15,7 @@ mod tests;
 mod turns;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use engine::op::CoreId;
@@ -26,6 +28,7 @@ use crate::config::{Config, Secret};
 use crate::mail::Mail;
 use admin::{AdminSocket, Desk};
 use callbacks::Callbacks;
+use cores::Cores;
 
 /// What the control thread runs.
 #[expect(missing_debug_implementations, reason = "holds a closure")]
@@ -59,7 +62,7 @@ impl<P: Fn(CoreId, Mail)> Control<P> {
     pub fn new(settings: Settings, post: P) -> io::Result<(Self, ControlSender)> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            // Name look-ups only.
+            // Name look-ups, and looks at the storage for operators.
             .max_blocking_threads(lookup::THREADS_MAX)
             .thread_stack_size(lookup::STACK_BYTES)
             .build()?;
@@ -76,6 +79,7 @@ impl<P: Fn(CoreId, Mail)> Control<P> {
     /// Works until [`Mail::Stop`]; callbacks that have no answer by then are given up.
     pub fn run(self) {
         let Self { runtime, receiver, settings, post, admin } = self;
+        let cores = admin.as_ref().map(|it| Arc::clone(it.0.operator.cores()));
         if let Some((desk, socket)) = admin {
             runtime.spawn(async move {
                 if let Err(error) = desk.serve(socket).await {
@@ -85,7 +89,7 @@ impl<P: Fn(CoreId, Mail)> Control<P> {
         }
         let files_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let callbacks = Callbacks::new(settings, callbacks::sockets_max(files_max), post);
-        runtime.block_on(serve(callbacks, receiver));
+        runtime.block_on(serve(callbacks, receiver, cores));
         // A look-up that hangs does not hold the process.
         runtime.shutdown_background();
     }
@@ -117,13 +121,17 @@ impl ControlSender {
 async fn serve<P: Fn(CoreId, Mail)>(
     mut callbacks: Callbacks<P>,
     mut receiver: UnboundedReceiver<Mail>,
+    cores: Option<Arc<Cores>>,
 ) {
     loop {
         tokio::select! {
             mail = receiver.recv() => match mail {
                 Some(Mail::Callback { from, callback }) => callbacks.ask(from, callback),
                 Some(Mail::Stop) | None => return,
-                Some(other) => unreachable!("for cores only: {other:?}"),
+                Some(other) => {
+                    let is_answer = cores.as_ref().is_some_and(|it| it.on_mail(other));
+                    assert!(is_answer, "for cores only");
+                }
             },
             () = callbacks.next() => {}
         }

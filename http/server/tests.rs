@@ -108,7 +108,7 @@ fn ids_are_drawn_at_random() {
     let medium = Medium { direct: false, durability: Durability::Written };
     let log_start = NewFile::new(0, 1, 1, CommitSync::Dsync, 0, []).start(Side::A, [1 << 20; 2]);
     let start = CoreStart { core: CoreId(0), run: 1, log_start, tickets: Vec::new() };
-    let mut it = worker_config(&config, start, medium, service, Shared::new(1));
+    let mut it = worker_config(&config, start, medium, service, Shared::new(1, &[]));
     let (first, second) = ((it.draw_id)(), (it.draw_id)());
     assert!(first != second);
     assert_eq!(&first.to_string()[14..15], "4", "a version 4 UUID");

@@ -13,8 +13,9 @@ use tracing::info;
 use super::Worker;
 use super::journal::Then;
 use crate::codec::response::Response;
+use crate::keys::KeyId;
 use crate::mail::{Mail, OwnedRequest, ReplyTo};
-use crate::routes::{BackendRequest, NewUpload, ticket_error_response};
+use crate::routes::{BackendCall, BackendRequest, NewUpload, ticket_error_response};
 
 /// What a web app hears, and the record that must be durable before.
 type Answered = (Option<Position>, Response);
@@ -29,20 +30,18 @@ pub(super) struct HeldFinish {
 
 impl Worker {
     /// Sends a web app's request to the core that owns the ticket: perhaps this one.
-    pub(super) fn on_backend_request(
-        &mut self,
-        now: Instant,
-        client: ClientKey,
-        request: BackendRequest,
-    ) {
-        let id = match &request {
+    pub(super) fn on_backend_call(&mut self, now: Instant, client: ClientKey, call: BackendCall) {
+        let BackendCall { key, request } = call;
+        let id = match request {
             BackendRequest::NewUpload(_) => self.draw_id_for(self.least_loaded()),
             BackendRequest::CancelUpload { id, .. }
             | BackendRequest::FinishUpload { id, .. }
-            | BackendRequest::RetryUpload { id, .. } => *id,
+            | BackendRequest::RetryUpload { id, .. }
+            | BackendRequest::ShowUpload { id } => id,
+            BackendRequest::ListUploads(query) => return self.ask_cores(now, client, key, query),
         };
         let reply_to = ReplyTo { core: self.config.core, client };
-        let request = OwnedRequest { id, request };
+        let request = OwnedRequest { id, key, request };
         match id.owner(self.config.core_count) {
             owner if owner == self.config.core => self.on_backend(now, reply_to, request),
             owner => self.post(Address::Core(owner), Mail::Backend { reply_to, request }),
@@ -66,9 +65,12 @@ impl Worker {
         reply_to: ReplyTo,
         request: OwnedRequest,
     ) {
-        let OwnedRequest { id, request } = request;
+        let OwnedRequest { id, key, request } = request;
+        let is_anothers = self.is_anothers(id, key);
         let (position, response) = match request {
-            BackendRequest::NewUpload(new) => self.new_upload(now, id, new),
+            BackendRequest::ShowUpload { .. } => (None, self.show_upload(now, id, key)),
+            _ if is_anothers => (None, ticket_error_response(TicketError::Unknown, false)),
+            BackendRequest::NewUpload(new) => self.new_upload(now, id, key, new),
             BackendRequest::CancelUpload { secret, .. } => self.cancel_upload(now, id, &secret),
             BackendRequest::FinishUpload { secret, .. } => {
                 let check = self.tickets.check_finish(id, secret.as_deref());
@@ -81,6 +83,7 @@ impl Worker {
                 self.finish_upload(now, id, secret.as_deref())
             }
             BackendRequest::RetryUpload { secret, .. } => self.retry_upload(now, id, &secret),
+            BackendRequest::ListUploads(_) => unreachable!("asked of all cores"),
         };
         self.reply_after(now, position, reply_to, response);
     }
@@ -93,7 +96,13 @@ impl Worker {
         }
     }
 
-    fn new_upload(&mut self, now: Instant, id: TicketId, new: NewUpload) -> Answered {
+    fn new_upload(
+        &mut self,
+        now: Instant,
+        id: TicketId,
+        key: Option<KeyId>,
+        new: NewUpload,
+    ) -> Answered {
         if self.is_stopping {
             return (None, Response::text(503, "the server is stopping"));
         }
@@ -119,12 +128,16 @@ impl Worker {
             metadata: new.metadata,
             dest_dir: new.dest_dir,
             signing_secret: new.signing_secret,
-            key: String::new(),
+            key: key.map_or("", |it| self.config.keys.name(it)).to_owned(),
         });
         let record_bytes = ticket.record(0).encoded_bytes() + GROWTH_BYTES_USUAL;
         if !self.journal.has_room_for(now, record_bytes) {
             let message = "the journal is full: finish or cancel uploads, or make room on the disk";
             return (None, Response::text(507, message).with_header("Retry-After", "60"));
+        }
+        if key.is_some_and(|it| self.config.keys.add_ticket(it).is_err()) {
+            let message = "too many tickets of this key are open; finish or cancel some";
+            return (None, Response::text(429, message).with_header("Retry-After", "60"));
         }
         self.tickets.insert(ticket);
         self.set_life_deadline(now, id);
@@ -197,6 +210,7 @@ impl Worker {
     }
 
     pub(super) fn remove_ticket(&mut self, id: TicketId) -> Option<(Ticket, Position)> {
+        self.release_usage(id);
         let ticket = self.tickets.remove(id)?;
         self.outbox.remove(&host_of(&ticket.new.url), id);
         self.config.loads[usize::from(self.config.core.0)].fetch_sub(1, Ordering::Relaxed);

@@ -11,6 +11,7 @@ use engine::timer::Timers;
 use tracing::debug;
 
 use super::Worker;
+use super::rate::Rate;
 use crate::codec::close_code;
 use crate::connection::{Connection, Pace, Wants};
 use crate::dialect::message::UploadRequest;
@@ -74,6 +75,8 @@ pub(super) struct Client {
     pub(super) pace: Pace,
     pub(super) pace_since: Instant,
     pub(super) heard_at: Instant,
+    /// Of the file's bytes.
+    pub(super) rate: Rate,
     pub(super) is_pinged: bool,
     /// The earliest entry among the timers.
     pub(super) timer_at: Instant,
@@ -168,6 +171,7 @@ impl Clients {
             pace: Pace::Idle,
             pace_since: now,
             heard_at: now,
+            rate: Rate::new(now),
             is_pinged: false,
             timer_at,
         });

@@ -137,7 +137,7 @@ impl Worker {
             Event::Append { bytes, mask } => self.append(now, key, bytes, mask),
             Event::MessageEnd => self.on_message_end(now, key),
             Event::Command(command) => self.on_command(now, key, command),
-            Event::Backend(request) => self.on_backend_request(now, key, request),
+            Event::Backend(call) => self.on_backend_call(now, key, call),
         }
     }
 

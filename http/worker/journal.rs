@@ -19,6 +19,8 @@ use crate::mail::{Mail, ReplyTo};
 pub(super) enum Then {
     /// A web app hears what was recorded.
     Reply(ReplyTo, Response),
+    /// The control thread hears it.
+    Post(Mail),
     /// A web app is told what became of its upload.
     Call(TicketId),
     /// The browser hears that the web app has cancelled.
@@ -106,6 +108,7 @@ impl Worker {
             let (_, then) = self.awaiting.pop_front().expect("there is a front");
             match then {
                 Then::Reply(reply_to, response) => self.reply(now, reply_to, response),
+                Then::Post(mail) => self.post(Address::Control, mail),
                 // A server that stops leaves it to the next one.
                 Then::Call(id) if !self.is_stopping => self.call(id),
                 Then::Call(_) => {}

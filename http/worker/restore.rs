@@ -72,6 +72,7 @@ impl Worker {
             None => {}
         }
         self.tickets.set_deadline(id, at);
+        self.restore_usage(id);
         self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
     }
 

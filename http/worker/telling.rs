@@ -219,6 +219,7 @@ impl Worker {
     /// The upload is over. Its file, if there is one, is given away or removed when that is
     /// recorded.
     fn end(&mut self, now: Instant, id: TicketId, over: State, remove: bool) -> Position {
+        self.release_usage(id);
         let ticket = self.tickets.get_mut(id).expect("a known ticket");
         let upload = ticket.upload.take();
         self.outbox.remove(&host_of(&ticket.new.url), id);

@@ -42,6 +42,7 @@ impl Harness {
             patience: Patience { timeout: Duration::from_secs(259_200), refusals_max: 10 },
             service: ServiceClock::new(0, now),
             backend_behind_proxy: false,
+            keys: Default::default(),
             library_modified: UNIX_EPOCH,
             loads: Arc::new([AtomicU32::new(0)]),
             unallocated: Arc::new([AtomicU64::new(0)]),

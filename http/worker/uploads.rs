@@ -106,6 +106,10 @@ impl Worker {
         if ticket.client.is_some() && !ticket.on_take_over(now) {
             return self.close(now, key, close_code::TRY_AGAIN_LATER, "taken over too often");
         }
+        // The last question: what is counted now belongs to the upload.
+        if !is_begun && self.config.declare(ticket, length_bytes).is_err() {
+            return self.refuse(now, key, PeerError::QuotaExceeded);
+        }
         if !is_begun {
             ticket.filename_from_browser = claim.request.name;
             ticket.length_bytes = length_bytes;
@@ -175,6 +179,7 @@ impl Worker {
             Ok(()) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.connection.on_appended(bytes.len() as u64);
+                    client.rate.on_received(now, bytes.len() as u64);
                 }
             }
             Err(AppendError::PastLength) => {

@@ -32,6 +32,7 @@ mod many;
 mod messages;
 mod peers;
 mod places;
+mod query;
 mod restart;
 mod resume;
 mod settings;

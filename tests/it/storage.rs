@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command};
+use std::process::{Child, ChildStderr, Command, Output};
 
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -71,6 +71,7 @@ fn a_web_app_of_the_group_gets_its_files_and_nothing_else() {
     open_to_all(storage.path());
 
     let setup = Setup { within: Some(as_server), ..Setup::default() };
+    let command = binary.to_str().unwrap().to_owned();
     let server = Server::start(&Setup { binary: Some(binary), ..setup }, storage);
     let dir = server.storage_dir().to_owned();
     let backend = Backend::done();
@@ -99,6 +100,13 @@ fn a_web_app_of_the_group_gets_its_files_and_nothing_else() {
     ] {
         assert!(!as_app(&words), "{words:?}");
     }
+    // Nor is what operators may do.
+    let status = [command, "status".to_owned(), "--storage-dir".to_owned(), path(&dir)];
+    let refused = run_as(APP_ID, &status);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(error.contains("only root and the user that the server runs as"), "{error}");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(run_as(SERVER_ID, &status).status.success());
     let taken = apps.join("taken");
     assert!(as_app(&["mv".to_owned(), path(&arrived), path(&taken)]), "takes its file away");
     content.assert_file(&taken);
@@ -146,10 +154,15 @@ fn as_server(_: &Path) -> Vec<String> {
 }
 
 fn as_app(words: &[String]) -> bool {
-    let setpriv = identity(APP_ID, &format!("--groups={SERVER_ID}"));
+    run_as(APP_ID, words).status.success()
+}
+
+/// Runs a command as a user who is in the server's group.
+fn run_as(id: u32, words: &[String]) -> Output {
+    let setpriv = identity(id, &format!("--groups={SERVER_ID}"));
     let mut command = Command::new(&setpriv[0]);
     command.args(&setpriv[1..]).args(words);
-    command.output().expect("setpriv, of util-linux").status.success()
+    command.output().expect("setpriv, of util-linux")
 }
 
 /// Runs what follows as this user.

@@ -13,6 +13,7 @@ use engine::record::TicketRecord;
 use engine::service::ServiceClock;
 use engine::store::{FilePlace, PARTS_NAME, arrival_path};
 use engine::ticket::TicketId;
+use incoming::keys::{BackendKey, BackendKeys};
 use incoming::mail::Mail;
 use incoming::worker::{RecoveredTicket, Worker, WorkerConfig};
 
@@ -25,6 +26,8 @@ use crate::upload::{DEST_ROOT, STORAGE_DIR};
 
 pub(crate) struct Server {
     settings: Settings,
+    /// Those of its web apps, and what its cores count for each.
+    keys: Arc<BackendKeys>,
     /// Empty while it is down.
     pub(crate) cores: Vec<Core>,
     loads: Arc<[AtomicU32]>,
@@ -66,8 +69,8 @@ impl Server {
             patience: if rng.chance(15) { LITTLE_PATIENCE } else { PATIENCE },
             accept_faults_max: if is_fair { 0 } else { 3 },
         };
-        let (loads, unallocated) = (Arc::new([]), Arc::new([]));
-        Self { settings, cores: Vec::new(), loads, unallocated, run: 0, boot: 0 }
+        let (keys, loads, unallocated) = (Arc::default(), Arc::new([]), Arc::new([]));
+        Self { settings, keys, cores: Vec::new(), loads, unallocated, run: 0, boot: 0 }
     }
 
     /// Tickets are short-lived in this world.
@@ -107,6 +110,12 @@ impl Server {
         let start =
             Starter::new(&mut kernel.disk, calls_left).run(core_count, sync, has_rebooted)?;
         self.boot = boot;
+        self.keys = Arc::new(BackendKeys::new(KEYS.map(|(name, key)| BackendKey {
+            name: name.to_owned(),
+            key: key.to_owned(),
+            quota_bytes: None,
+            tickets_max: None,
+        })));
         self.loads = (0..core_count).map(|_| AtomicU32::new(0)).collect();
         self.unallocated = (0..core_count).map(|_| AtomicU64::new(0)).collect();
         for core in 0..core_count {
@@ -146,6 +155,7 @@ impl Server {
             patience: settings.patience,
             service: ServiceClock::new(start.recovery.service_ms, now),
             backend_behind_proxy: false,
+            keys: self.keys.clone(),
             library_modified: UNIX_EPOCH,
             loads: self.loads.clone(),
             unallocated: self.unallocated.clone(),
@@ -194,6 +204,9 @@ impl Server {
             let sent = self.cores[index].tick(now, kernel, rng);
             outside.extend(self.route(index, sent));
         }
+        if self.is_up() {
+            self.check_usage();
+        }
         outside
     }
 
@@ -239,6 +252,21 @@ impl Server {
         assert_eq!(load as usize, tickets);
     }
 
+    /// What the cores count together for each key is what they have.
+    fn check_usage(&self) {
+        for key in self.keys.ids() {
+            let parts = self.cores.iter().map(|it| it.worker.open_tickets_of(key));
+            let sum = parts.fold((0, 0), |sum, it| (sum.0 + it.0, sum.1 + it.1));
+            assert_eq!(self.keys.usage(key), sum, "of {}", self.keys.name(key));
+        }
+    }
+
+    /// Nobody has anything under way.
+    pub(crate) fn check_usage_is_over(&self) {
+        let usage: Vec<_> = self.keys.ids().map(|it| self.keys.usage(it)).collect();
+        assert!(usage.iter().all(|it| *it == (0, 0)), "{usage:?}");
+    }
+
     /// Nothing that was begun goes on.
     pub(crate) fn check_unallocated(&self) {
         let unallocated = self.unallocated.iter().map(|it| it.load(Ordering::Relaxed));
@@ -276,6 +304,10 @@ fn recovered_ticket(record: &TicketRecord, disk: &Disk) -> RecoveredTicket {
     };
     RecoveredTicket { record: record.clone(), place }
 }
+
+/// The keys of web apps.
+pub(crate) const KEYS: [(&str, &str); 2] =
+    [("shop", "key-of-the-shop--"), ("press", "key-of-the-press-")];
 
 /// Who sends to a core besides cores: the control thread and the server.
 const OUTSIDE_COUNT: usize = 2;

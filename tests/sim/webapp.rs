@@ -11,6 +11,7 @@ use incoming::mail::Mail;
 use crate::disk::Disk;
 use crate::net::{Pipe, PipeId};
 use crate::rng::Rng;
+use crate::server::KEYS;
 use crate::upload::{Plan, STORAGE_DIR, Upload};
 
 /// One HTTP request on a connection of its own.
@@ -59,8 +60,10 @@ impl Call {
         };
         let request = format!(
             "POST /incoming/0.1/backend/{path} HTTP/1.1\r\nHost: localhost\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
+             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\
+             Authorization: Bearer {}\r\n\r\n{body}",
+            body.len(),
+            KEYS[index % KEYS.len()].1
         );
         Self { upload: index, pipe, kind, request: request.into(), response: Vec::new() }
     }

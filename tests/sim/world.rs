@@ -336,6 +336,10 @@ impl World {
         }
         if self.server.run == 1 {
             self.server.check_loads();
+            let is_over = |it: &Upload| it.end == Some(End::AllDone) || it.was_cancelled_by_app;
+            if self.uploads.iter().all(is_over) {
+                self.server.check_usage_is_over();
+            }
         }
     }
 

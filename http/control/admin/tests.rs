@@ -4,9 +4,18 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::thread::JoinHandle;
 
+use std::sync::Weak;
+
+use engine::driver::StorageDir;
+use engine::op::CoreId;
+use engine::ticket::TicketId;
+use engine::tickets::TicketError;
 use tokio::sync::oneshot;
 
 use super::*;
+use crate::control::cores::Cores;
+use crate::mail::Mail;
+use crate::query::{CoreSummary, Page, Retried, Retry, RetryResult, Totals, UploadState};
 
 /// A socket that is served for as long as this lives.
 struct Served {
@@ -16,7 +25,9 @@ struct Served {
 
 fn serve(storage_dir: &Path) -> Served {
     let socket = AdminSocket::bind(storage_dir).unwrap();
-    let desk = Desk { listen: vec!["127.0.0.1:4000".parse().unwrap()] };
+    let storage = Arc::new(StorageDir::open(storage_dir).unwrap());
+    let operator = Operator::new(cores(), storage);
+    let desk = Desk { listen: vec!["127.0.0.1:4000".parse().unwrap()], operator };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -28,6 +39,45 @@ fn serve(storage_dir: &Path) -> Served {
         });
     });
     Served { stop: Some(stop), thread: Some(thread) }
+}
+
+/// Two cores that answer at once.
+fn cores() -> Arc<Cores> {
+    Arc::new_cyclic(|cores: &Weak<Cores>| {
+        let cores = cores.clone();
+        Cores::new(2, move |core, mail| {
+            let answer = match mail {
+                Mail::Query { asker, query } => {
+                    let mut totals = Totals::default();
+                    totals.add(UploadState::Failed);
+                    let summary = CoreSummary::new(core, query.limit, 1);
+                    let page =
+                        Page { uploads: Vec::new(), next: None, totals, cores: vec![summary] };
+                    Mail::QueryAnswer { asker, page }
+                }
+                Mail::Retry { number, retry } => {
+                    Mail::RetryAnswer { number, result: retried(core, retry) }
+                }
+                other => panic!("{other:?}"),
+            };
+            assert!(cores.upgrade().expect("it asks").on_mail(answer));
+        })
+    })
+}
+
+/// The first core has 300 that have failed.
+fn retried(core: CoreId, retry: Retry) -> RetryResult {
+    match retry {
+        Retry::One(TicketId(2)) => Ok(Retried { count: 1, next: None }),
+        Retry::One(TicketId(4)) => Err(TicketError::NothingToRetry),
+        Retry::One(_) => Err(TicketError::Unknown),
+        Retry::Failed { .. } if core.0 == 1 => Ok(Retried { count: 0, next: None }),
+        Retry::Failed { after: None } => Ok(Retried { count: 256, next: Some(TicketId(256)) }),
+        Retry::Failed { after: Some(it) } => {
+            assert_eq!(it, TicketId(256));
+            Ok(Retried { count: 44, next: None })
+        }
+    }
 }
 
 impl Drop for Served {
@@ -108,4 +158,56 @@ fn a_path_may_be_longer_than_an_address() {
     let _served = serve(&long);
     AdminClient::connect(&long).unwrap().ask(&version()).unwrap();
     assert!(long.join(SOCKET_NAME).exists());
+}
+
+#[test]
+fn status_joins_what_all_cores_say() {
+    let temp = tempfile::tempdir().unwrap();
+    let _served = serve(temp.path());
+    let mut client = AdminClient::connect(temp.path()).unwrap();
+    let status = client.ask(&json!({ "command": "status", "limit": 7 })).unwrap();
+    assert_eq!(status["pid"], std::process::id());
+    assert_eq!(status["storage_dir"], temp.path().to_str().unwrap());
+    assert_eq!(status["storage"], "good");
+    assert!(status["storage_free_bytes"].is_u64() && status["uptime_s"].is_u64());
+    assert_eq!(status["totals"]["failed"], 2);
+    assert_eq!(status["totals"]["issued"], 0);
+    assert_eq!(status["uploads"], json!([]));
+    let core = |core| json!({ "core": core, "uploads": 7, "connections": 1 });
+    assert_eq!(status["cores"], json!([core(0), core(1)]));
+
+    let id = TicketId(2).to_string();
+    for (request, part) in [
+        (json!({ "command": "status", "limit": 0 }), "limit invalid: "),
+        (json!({ "command": "status", "state": "x" }), "state invalid: "),
+        (json!({ "command": "status", "id": "x" }), "no upload with this id"),
+        (json!({ "command": "status", "id": id }), "no upload with this id"),
+    ] {
+        let answer = client.ask(&request).unwrap();
+        assert!(answer["error"].as_str().is_some_and(|it| it.contains(part)), "{answer}");
+    }
+}
+
+#[test]
+fn retry_of_one_and_of_all() {
+    let temp = tempfile::tempdir().unwrap();
+    let _served = serve(temp.path());
+    let mut client = AdminClient::connect(temp.path()).unwrap();
+    let mut retry = |mut request: Value| {
+        request["command"] = json!("retry");
+        client.ask(&request).unwrap()
+    };
+    let id = |number| TicketId(number).to_string();
+    assert_eq!(retry(json!({ "id": id(2) })), json!({ "retried": 1 }));
+    assert_eq!(retry(json!({ "all": true })), json!({ "retried": 300 }));
+    for (request, part) in [
+        (json!({ "id": id(4) }), "nothing to retry"),
+        (json!({ "id": id(6) }), "no upload with this id"),
+        (json!({ "id": "x" }), "no upload with this id"),
+        (json!({ "all": false }), "needs an id"),
+        (json!({}), "needs an id"),
+    ] {
+        let answer = retry(request);
+        assert!(answer["error"].as_str().is_some_and(|it| it.contains(part)), "{answer}");
+    }
 }
