@@ -286,7 +286,7 @@ fn the_last_error_reaches_a_client_that_still_sends() {
     let server = Setup::default().start();
     let id = Backend::done().ticket(&server);
     for _ in 0..5 {
-        let mut client = Client::open(&server, &id, 1 << 40);
+        let mut client = Client::open(&server, &id, 100_000_000);
         let mut stream = client.stream().try_clone().unwrap();
         client.raw(&text_frame("hello"));
         let sender = std::thread::spawn(move || {

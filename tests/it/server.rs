@@ -164,7 +164,7 @@ impl Server {
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let status = server.child.wait();
-                    panic!("the server stopped before it listened: {status:?}");
+                    panic!("the server stopped before it listened: {status:?}: {}", server.log());
                 }
             }
         }
