@@ -45,7 +45,8 @@ pub enum Op<M> {
 
     /// Open a file under an id of the machine's choice. Completes with [`Output::Done`].
     ///
-    /// Paths, here and below, are relative to the storage directory and never leave it.
+    /// Paths, here and below, are relative to the storage directory and never leave it; or they are
+    /// absolute, and lie below one of the directories that the driver was told to allow.
     Open { file: FileId, path: PathBuf, how: OpenHow },
     /// Write `bytes` at `offset_bytes`, or a part of them: completes with [`Output::Bytes`]. The
     /// slice is not changed and not given back before the completion.
@@ -71,6 +72,9 @@ pub enum Op<M> {
     /// Make names in a directory durable (`fsync` of the directory). Completes with
     /// [`Output::Done`].
     SyncDirectory { path: PathBuf },
+    /// Whether files can be moved to a directory: it is there, it may be changed, and it is on the file
+    /// system of the storage directory (`EXDEV` otherwise). Completes with [`Output::Done`].
+    CheckDirectory { path: PathBuf },
     /// Look at the storage directory as a whole. Completes with [`Output::Storage`].
     CheckStorage,
 }
@@ -175,6 +179,8 @@ pub enum Token {
     /// An op of the core's journal, which numbers them itself.
     Journal(u64),
     Storage,
+    /// A look at a directory; who asks numbers them.
+    Directory(u32),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -238,6 +244,10 @@ impl Errno {
     pub const ENOSPC: Self = Self(28);
     pub const EDQUOT: Self = Self(122);
     pub const EIO: Self = Self(5);
+    pub const EACCES: Self = Self(13);
+    pub const ELOOP: Self = Self(40);
+    pub const ENOTDIR: Self = Self(20);
+    pub const EXDEV: Self = Self(18);
     pub const EOPNOTSUPP: Self = Self(95);
 
     /// Space or descriptors have run out, or another process has the file: it passes, and says

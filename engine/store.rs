@@ -25,6 +25,7 @@ use crate::durability::Durability;
 use crate::limits::{BLOCK_BYTES, LEASE_BYTES_MAX, LEASE_BYTES_MIN};
 use crate::op::{Completion, Errno, FileId, FileOp, Op, Token};
 use crate::pool::Pool;
+use crate::record::NewTicket;
 use crate::ticket::TicketId;
 use crate::timer::Timers;
 use crate::upload::Upload;
@@ -61,8 +62,6 @@ pub struct Store<M> {
 pub struct StoreConfig {
     /// Files while they are received. Exists. Relative to the storage directory, as all paths are.
     pub parts_dir: PathBuf,
-    /// Files that are handed over. Exists, on the same file system.
-    pub arrived_dir: PathBuf,
     /// Write without the page cache.
     pub direct: bool,
     /// Staging memory, in bytes: 1 MiB to 2 GiB.
@@ -168,13 +167,14 @@ impl<M> Store<M> {
         self.insert_part(Part::new(ticket, length_bytes))
     }
 
-    /// An upload of an earlier run, with what its journal says.
+    /// An upload of an earlier run, with what its journal says. `path`: where it arrives.
     pub fn restore(
         &mut self,
         ticket: TicketId,
         length_bytes: u64,
         committed_bytes: u64,
         place: FilePlace,
+        path: PathBuf,
     ) -> UploadKey {
         let mut part = Part::new(ticket, length_bytes);
         part.upload = Upload::restored(length_bytes, committed_bytes);
@@ -185,7 +185,7 @@ impl<M> Store<M> {
             part.tail = Tail::OnDisk;
         }
         if place == FilePlace::Arrived {
-            part.arrived_path = Some(arrived_path(&self.config.arrived_dir, ticket));
+            part.arrived_path = Some(path);
         }
         self.insert_part(part)
     }
@@ -452,7 +452,13 @@ impl<M> Store<M> {
     }
 }
 
-/// Where a finished file lies.
+/// Where the finished file of a ticket lies: absolute, or within the storage directory.
+pub fn arrival_path(new: &NewTicket) -> PathBuf {
+    let directory = if new.dest_dir.is_empty() { ARRIVED_NAME } else { &new.dest_dir };
+    arrived_path(directory.as_ref(), new.id)
+}
+
+/// Where a finished file lies in its directory.
 pub fn arrived_path(arrived_dir: &Path, ticket: TicketId) -> PathBuf {
     arrived_dir.join(ticket.to_string())
 }

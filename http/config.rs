@@ -39,6 +39,8 @@ pub struct Config {
     pub reserve_bytes: u64,
     /// Longer files are refused.
     pub max_size_bytes: Option<u64>,
+    /// Absolute. Files may arrive in them and below.
+    pub dest_roots: Vec<PathBuf>,
     /// Permissions of files that are handed over. `None`: as the original has it.
     pub handover_mode: Option<u32>,
     /// Their group. `None`: the server's.
@@ -110,12 +112,13 @@ pub enum LogFormat {
 /// The keys of the file, the environment (`INCOMING_` and the key in capitals) and the command line
 /// (`--` and the key with hyphens), with what holds if nobody sets them. An empty default is found
 /// at start.
-pub const KEYS: [(&str, &str); 24] = [
+pub const KEYS: [(&str, &str); 25] = [
     ("listen", "127.0.0.1:4000"),
     ("storage_dir", ""),
     ("durability", "synced"),
     ("reserve", "64MiB"),
     ("max_size", ""),
+    ("dest_roots", ""),
     ("handover_mode", ""),
     ("handover_group", ""),
     ("runtime", "monoio"),
@@ -150,6 +153,7 @@ impl Config {
             "" => Ok(None),
             _ => parse_size(text).map(Some),
         });
+        let dest_roots = it.read("dest_roots", parse_roots);
         let handover_mode = it.read("handover_mode", parse_mode);
         let handover_group = it.read("handover_group", parse_group);
         let runtime = it.read("runtime", |text| choose(text, &RUNTIMES));
@@ -183,6 +187,7 @@ impl Config {
                 durability: durability?,
                 reserve_bytes: reserve_bytes?,
                 max_size_bytes: max_size_bytes?,
+                dest_roots: dest_roots?,
                 handover_mode: handover_mode?,
                 handover_group: handover_group?,
                 runtime: runtime?,
@@ -354,6 +359,21 @@ fn parse_memory(text: &str) -> Result<u32, Problem> {
         ));
     }
     Ok(bytes as u32)
+}
+
+fn parse_roots(text: &str) -> Result<Vec<PathBuf>, Problem> {
+    let root = |text: &str| {
+        let is_plain = text.split('/').all(|it| it != "." && it != "..");
+        if text.starts_with('/') && is_plain {
+            Ok(Path::new(text).components().collect())
+        } else {
+            Err(Problem::new(
+                format!("\"{text}\" is no absolute path without . and .."),
+                "write one like /srv/app/files, or several with commas between",
+            ))
+        }
+    };
+    text.split(',').map(str::trim).filter(|it| !it.is_empty()).map(root).collect()
 }
 
 fn parse_mode(text: &str) -> Result<Option<u32>, Problem> {

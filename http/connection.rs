@@ -500,8 +500,13 @@ mod tests {
 
     fn router() -> Router {
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        let keys = Default::default();
-        Router { library, backend_behind_proxy: false, is_draining: false, keys }
+        Router {
+            library,
+            backend_behind_proxy: false,
+            is_draining: false,
+            dest_roots: Vec::new(),
+            keys: Default::default(),
+        }
     }
 
     /// Hands `bytes` in and says what came of it, in words.

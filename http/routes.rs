@@ -1,5 +1,6 @@
 //! Which request goes where, and what a web app's requests must hold.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use engine::ticket::TicketId;
@@ -50,6 +51,8 @@ pub struct NewUpload {
     /// The secret came as `signalFinishSecret`.
     pub finish_without_secret: bool,
     pub remove_when_finished: bool,
+    /// Where the file is to arrive, below one of the roots; empty: where all do.
+    pub dest_dir: String,
     pub owner_uid: Option<u32>,
     /// Longer files are refused.
     pub max_size_bytes: Option<u64>,
@@ -69,6 +72,8 @@ pub struct Router {
     pub backend_behind_proxy: bool,
     /// The server stops: the health route says so.
     pub is_draining: bool,
+    /// Absolute. Files may arrive in them and below.
+    pub dest_roots: Vec<PathBuf>,
     pub keys: Arc<BackendKeys>,
 }
 
@@ -108,7 +113,7 @@ impl Router {
             Target::NewUpload
             | Target::CancelUpload
             | Target::FinishUpload
-            | Target::RetryUpload => match backend_request(target, head, body) {
+            | Target::RetryUpload => match backend_request(target, head, body, &self.dest_roots) {
                 Ok(request) => Route::Backend(BackendCall { key, request }),
                 Err(message) => Route::Answer(Response::text(400, message)),
             },
@@ -210,11 +215,16 @@ impl Target {
     }
 }
 
-fn backend_request(target: Target, head: &Head, body: &[u8]) -> Result<BackendRequest, String> {
+fn backend_request(
+    target: Target,
+    head: &Head,
+    body: &[u8],
+    dest_roots: &[PathBuf],
+) -> Result<BackendRequest, String> {
     let params = Params::from_request(head.query.as_deref(), head.header("content-type"), body)
         .map_err(|it| it.message().to_owned())?;
     if target == Target::NewUpload {
-        return new_upload(&params).map(BackendRequest::NewUpload);
+        return new_upload(&params, dest_roots).map(BackendRequest::NewUpload);
     }
     let id = given(&params, "id").ok_or("id not given")?;
     let id = TicketId::parse(id).ok_or("id unknown")?;
@@ -237,11 +247,19 @@ fn list_request(head: &Head) -> Result<BackendRequest, String> {
 }
 
 /// Checked in the order of the original: URL, remove, uid.
-fn new_upload(params: &Params) -> Result<NewUpload, String> {
+fn new_upload(params: &Params, dest_roots: &[PathBuf]) -> Result<NewUpload, String> {
     let url = params.value("signalFinishURL").unwrap_or("");
     check_url(url).map_err(|it| format!("signalFinishURL invalid: {it}: {url:?}"))?;
+    let dest_dir = match given(params, "destDir") {
+        None => String::new(),
+        Some(text) => {
+            dest_dir(text, dest_roots).map_err(|it| format!("destDir invalid: {it}: {text:?}"))?
+        }
+    };
     let remove_when_finished = match given(params, "removeFileWhenFinished") {
-        None | Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
+        // Who says where the file goes wants to have it there.
+        None => dest_dir.is_empty(),
+        Some("1" | "t" | "T" | "TRUE" | "true" | "True") => true,
         Some("0" | "f" | "F" | "FALSE" | "false" | "False") => false,
         Some(other) => {
             return Err(format!(
@@ -276,12 +294,34 @@ fn new_upload(params: &Params) -> Result<NewUpload, String> {
         secret: secret.to_owned(),
         finish_without_secret,
         remove_when_finished,
+        dest_dir,
         owner_uid,
         max_size_bytes,
         expires_in_s,
         metadata: metadata.to_owned(),
         signing_secret: signing_secret.to_owned(),
     })
+}
+
+/// A directory by its one spelling. Whether it is there is the worker's question.
+fn dest_dir(text: &str, roots: &[PathBuf]) -> Result<String, &'static str> {
+    if roots.is_empty() {
+        return Err("this server has no dest_roots");
+    }
+    if text.len() > PATH_BYTES_MAX {
+        return Err("longer than a path may be");
+    }
+    if !text.starts_with('/') || text.contains('\0') {
+        return Err("not an absolute path");
+    }
+    if text.split('/').any(|it| it == "." || it == "..") {
+        return Err("a path without . and .. is wanted");
+    }
+    let path: PathBuf = Path::new(text).components().collect();
+    if !roots.iter().any(|it| path.starts_with(it)) {
+        return Err("not below one of dest_roots");
+    }
+    Ok(path.into_os_string().into_string().expect("it was text"))
 }
 
 /// JavaScript counts exactly up to 2^53 - 1.
@@ -350,6 +390,9 @@ const QUERY_REFUSAL: &str = "\
 /// proxy denies the backend paths there.
 const FOREIGN_FIELDS: [&str; 5] = ["Origin", "Forwarded", "Via", "X-Forwarded-For", "X-Real-IP"];
 
+/// Of a directory: the kernel's limit, and the file's name comes after it.
+const PATH_BYTES_MAX: usize = 4000;
+
 /// Of a URL or a secret: they are kept as long as the ticket.
 const VALUE_BYTES_MAX: usize = 4096;
 
@@ -369,7 +412,9 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
         let (head, _) = parse_head(text.as_bytes(), &Default::default()).unwrap().unwrap();
         let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router { library, backend_behind_proxy: false, is_draining: false, keys: Arc::new(keys) }
+        let dest_roots = vec!["/srv/a".into(), "/srv/b/c".into()];
+        let (is_draining, keys) = (false, Arc::new(keys));
+        Router { library, backend_behind_proxy: false, is_draining, dest_roots, keys }
             .route(&head, body.as_bytes())
     }
 
@@ -423,6 +468,7 @@ mod tests {
             secret: "s".into(),
             finish_without_secret: false,
             remove_when_finished: false,
+            dest_dir: String::new(),
             owner_uid: Some(1000),
             max_size_bytes: None,
             expires_in_s: None,
@@ -436,6 +482,16 @@ mod tests {
         let new = new_upload_of(&more);
         assert_eq!((new.max_size_bytes, new.expires_in_s), (Some((1 << 53) - 1), Some(60)));
         assert_eq!((new.metadata.as_str(), new.signing_secret.as_str()), ("a&b", "k"));
+        for (given, spelled) in
+            [("/srv/a", "/srv/a"), ("//srv//a/b//", "/srv/a/b"), ("/srv/b/c/d%20e", "/srv/b/c/d e")]
+        {
+            let line = format!("{NEW}?{URL}&destDir={given}");
+            let new = new_upload_of(&line);
+            assert_eq!((new.dest_dir.as_str(), new.remove_when_finished), (spelled, false));
+            let line = format!("{line}&removeFileWhenFinished=true");
+            let new = new_upload_of(&line);
+            assert!(new.remove_when_finished);
+        }
         let old = format!("{NEW}?{URL}&signalFinishSecret=s");
         let new = new_upload_of(&old);
         assert!(new.finish_without_secret && new.secret == "s" && new.remove_when_finished);
@@ -461,6 +517,13 @@ mod tests {
             ("?signalFinishURL=http://h&maxSize=1GB", "maxSize invalid: not a number of bytes"),
             ("?signalFinishURL=http://h&maxSize=9007199254740992", "maxSize invalid: "),
             ("?signalFinishURL=http://h&expiresIn=0", "expiresIn invalid: "),
+            ("?signalFinishURL=http://h&destDir=a", "destDir invalid: not an absolute path"),
+            ("?signalFinishURL=http://h&destDir=/srv/a/../b", "destDir invalid: a path without"),
+            ("?signalFinishURL=http://h&destDir=/srv/a/./b", "destDir invalid: a path without"),
+            ("?signalFinishURL=http://h&destDir=/srv/a%00", "destDir invalid: not an absolute"),
+            ("?signalFinishURL=http://h&destDir=/srv", "destDir invalid: not below one of"),
+            ("?signalFinishURL=http://h&destDir=/srv/ab", "destDir invalid: not below one of"),
+            ("?signalFinishURL=http://h&destDir=/srv/b", "destDir invalid: not below one of"),
             ("?signalFinishURL=http://h&expiresIn=-1", "expiresIn invalid: "),
             ("?signalFinishURL=x&removeFileWhenFinished=yes&fileOwnerUid=z", "signalFinishURL"),
         ];

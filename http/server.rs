@@ -398,6 +398,7 @@ fn worker_config(
         unallocated: shared.unallocated,
         reserve_bytes: config.reserve_bytes,
         max_size_bytes: config.max_size_bytes,
+        dest_roots: config.dest_roots.clone(),
         handover_mode: config.handover_mode,
         handover_gid: config.handover_group.as_ref().map(|it| it.gid),
         run: start.run,

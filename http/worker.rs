@@ -2,14 +2,15 @@
 //!
 //! Inert: events in, ops out, time is an argument. Reading order: this file (what wakes a core),
 //! `clients` (who is connected), `sockets` (accept, send, end), `input` (receive and read),
-//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `backend` (what web apps ask), `telling` (what they are
-//! told, until they know), `lifecycle` (what time does to tickets), `journal` (what waits until it
-//! is recorded), `restore` (what an earlier run left), `watch` (whether the storage is still there),
-//! `query` (what is asked about all of that), `usage` (what each backend key has under way),
-//! `drain` (the end).
+//! `uploads` (from a claim to a stored file), `room` (which files may be begun), `destinations` (where
+//! they may arrive), `backend` (what web apps ask), `telling` (what they are told, until they know),
+//! `lifecycle` (what time does to tickets), `journal` (what waits until it is recorded), `restore`
+//! (what an earlier run left), `watch` (whether the storage is still there),
+//! `query` (what is asked about all of that), `usage` (what each backend key has under way), `drain` (the end).
 
 mod backend;
 mod clients;
+mod destinations;
 mod drain;
 mod input;
 mod journal;
@@ -38,12 +39,13 @@ use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Completion, CoreId, Event, Machine, Op, Output, SocketOp, Token};
 use engine::outbox::{Outbox, Patience};
 use engine::service::ServiceClock;
-use engine::store::{ARRIVED_NAME, PARTS_NAME, Store, StoreConfig};
+use engine::store::{PARTS_NAME, Store, StoreConfig};
 use engine::ticket::TicketId;
 use engine::tickets::Tickets;
 
 use backend::HeldFinish;
 use clients::Clients;
+use destinations::Destinations;
 use drain::Drain;
 use journal::Then;
 use query::Asked;
@@ -77,6 +79,8 @@ pub struct Worker {
     /// What follows when a record is durable, in the order of the records.
     awaiting: VecDeque<(Position, Then)>,
     watch: Watch,
+    /// Requests for tickets whose files are to arrive in directories that are being looked at.
+    destinations: Destinations,
     ops: VecDeque<(Token, Op<Mail>)>,
     /// The core's hot buffer.
     receive_buffer: Vec<u8>,
@@ -131,6 +135,8 @@ pub struct WorkerConfig {
     /// Below this much free space there are no new tickets, and no file is begun that would not
     /// leave it free, in bytes.
     pub reserve_bytes: u64,
+    /// Absolute. Files may arrive in them and below.
+    pub dest_roots: Vec<PathBuf>,
     /// What handed-over files may be used for, and by which group. `None`: as the original has it.
     pub handover_mode: Option<u32>,
     pub handover_gid: Option<u32>,
@@ -154,7 +160,6 @@ impl Worker {
         assert!(config.core.0 < config.core_count);
         let store = Store::new(StoreConfig {
             parts_dir: PARTS_NAME.into(),
-            arrived_dir: ARRIVED_NAME.into(),
             direct: config.direct,
             staging_bytes: config.staging_bytes,
             journal_bytes: REGION_BYTES,
@@ -164,6 +169,7 @@ impl Worker {
             library: Library::new(config.library_modified),
             backend_behind_proxy: config.backend_behind_proxy,
             is_draining: false,
+            dest_roots: config.dest_roots.clone(),
             keys: config.keys.clone(),
         };
         let recovered = std::mem::take(&mut config.recovered);
@@ -180,6 +186,7 @@ impl Worker {
             journal: Journal::new(journal, recovered.iter().map(|it| &it.record)),
             awaiting: VecDeque::new(),
             watch: Watch::new(),
+            destinations: Destinations::default(),
             router,
             store,
             tickets: Tickets::default(),
@@ -260,6 +267,9 @@ impl Worker {
             }
             Token::Journal(_) => self.journal.on_completion(now, completion),
             Token::Storage => self.on_storage_checked(now, completion.result),
+            Token::Directory(number) => {
+                self.on_destination_checked(now, number, completion.result);
+            }
             Token::None => unreachable!("such ops have no completion"),
         }
     }
@@ -309,7 +319,7 @@ impl Worker {
     /// Nothing is to be written, asked or started.
     fn is_quiet(&self) -> bool {
         let is_quiet = self.store.is_quiet() && self.journal.is_quiet() && self.watch.is_quiet();
-        is_quiet && self.ops.is_empty()
+        is_quiet && self.destinations.is_quiet() && self.ops.is_empty()
     }
 }
 

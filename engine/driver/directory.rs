@@ -12,10 +12,10 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags, ResolveFlags,
-    Stat, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, Uid, fchmod, fchown, flock, fstat,
-    fstatvfs, fsync, futimens, mkdirat, open, openat, openat2, renameat, renameat_with, stat,
-    statat, unlinkat,
+    Access, AtFlags, CWD, Dir, FileType, FlockOperation, Gid, Mode, OFlags, RenameFlags,
+    ResolveFlags, Stat, StatVfsMountFlags, Timespec, Timestamps, UTIME_NOW, Uid, accessat, fchmod,
+    fchown, flock, fstat, fstatvfs, fsync, futimens, mkdirat, open, openat, openat2, renameat,
+    renameat_with, stat, statat, unlinkat,
 };
 use rustix::io::Errno as OsError;
 
@@ -23,7 +23,7 @@ use super::helper::retry;
 use crate::op::{OpenHow, StorageHealth, StorageState};
 
 /// A storage directory. All paths given to it are relative to it and never leave it, not by `..`
-/// and not by a symbolic link.
+/// and not by a symbolic link; or they are absolute, and the same holds for one of the roots.
 #[derive(Debug)]
 pub struct StorageDir {
     path: PathBuf,
@@ -31,6 +31,8 @@ pub struct StorageDir {
     itself: Identity,
     /// The directories in it that must stay what they are.
     children: Vec<(PathBuf, Identity)>,
+    /// Other directories that files may be moved to, or below.
+    roots: Vec<PathBuf>,
 }
 
 impl StorageDir {
@@ -38,12 +40,36 @@ impl StorageDir {
     pub fn open(path: &Path) -> io::Result<Self> {
         let fd = open(path, DIRECTORY, Mode::empty())?;
         let itself = Identity::of(&fstat(&fd)?);
-        Ok(Self { path: path.to_owned(), fd, itself, children: Vec::new() })
+        Ok(Self { path: path.to_owned(), fd, itself, children: Vec::new(), roots: Vec::new() })
     }
 
     /// As it was given to [`StorageDir::open`].
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Absolute paths may lead below `root`, which is absolute itself.
+    pub fn allow(&mut self, root: &Path) {
+        self.roots.push(root.to_owned());
+    }
+
+    /// Whether files can be moved to a directory.
+    ///
+    /// # Errors
+    /// `CrossesDevices` where they would have to be copied, or where it is out of bounds.
+    pub fn check_directory(&self, path: &Path) -> io::Result<()> {
+        let directory = self.resolve(path, DIRECTORY, Mode::empty())?;
+        if Identity::of(&fstat(&directory)?).device != self.itself.device {
+            return Err(ErrorKind::CrossesDevices.into());
+        }
+        Ok(accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?)
+    }
+
+    /// Whether there is a regular file of this name.
+    pub fn has_file(&self, path: &Path) -> io::Result<bool> {
+        let (parent, name) = self.parent(path)?;
+        let found = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(FileType::from_raw_mode(found.st_mode) == FileType::RegularFile)
     }
 
     /// Makes a directory unless it exists, and remembers it. `mode` is set on a new one, whatever
@@ -210,7 +236,9 @@ impl StorageDir {
         let flags = flags | OFlags::CLOEXEC;
         let beneath =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        match retry(|| openat2(&self.fd, path, flags, mode, beneath)) {
+        let (root, below) = self.base(path)?;
+        let base = root.as_ref().unwrap_or(&self.fd);
+        match retry(|| openat2(base, below, flags, mode, beneath)) {
             // Before Linux 5.6, or in a sandbox that does not know the call.
             Err(OsError::NOSYS | OsError::PERM) => self.resolve_stepwise(path, flags, mode),
             result => Ok(result?),
@@ -219,12 +247,14 @@ impl StorageDir {
 
     /// The same without openat2.
     fn resolve_stepwise(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        let components = path.components().collect::<Vec<_>>();
+        let (root, below) = self.base(path)?;
+        let base = root.as_ref().unwrap_or(&self.fd);
+        let components = below.components().collect::<Vec<_>>();
         let (last, parents) = components.split_last().ok_or(ErrorKind::NotFound)?;
         let mut directory: Option<OwnedFd> = None;
         let at = |directory: &Option<OwnedFd>, name: &Component<'_>, flags, mode| match name {
             Component::Normal(_) | Component::CurDir => {
-                let fd = directory.as_ref().unwrap_or(&self.fd);
+                let fd = directory.as_ref().unwrap_or(base);
                 retry(|| openat(fd, name.as_os_str(), flags | OFlags::NOFOLLOW, mode))
             }
             // As openat2 says it.
@@ -234,6 +264,19 @@ impl StorageDir {
             directory = Some(at(&directory, name, PARENT, Mode::empty())?);
         }
         Ok(at(&directory, last, flags, mode)?)
+    }
+
+    /// The root that an absolute path lies below, and what is left of the path.
+    fn base<'p>(&self, path: &'p Path) -> io::Result<(Option<OwnedFd>, &'p Path)> {
+        if !path.is_absolute() {
+            return Ok((None, path));
+        }
+        let below = |root: &PathBuf| Some((root.clone(), path.strip_prefix(root).ok()?));
+        // Out of bounds, as openat2 says it.
+        let (root, below) = self.roots.iter().find_map(below).ok_or(OsError::XDEV)?;
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        // Anew each time: it is the operator's, who may put another one there.
+        Ok((Some(retry(|| open(&root, PARENT, Mode::empty()))?), below))
     }
 
     /// The directory that a name stands in, and the name. None of the calls on names follows a

@@ -76,6 +76,7 @@ pub(super) enum Call {
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     SyncDirectory { path: PathBuf },
+    CheckDirectory { path: PathBuf },
     CheckStorage,
 }
 
@@ -100,6 +101,7 @@ impl Call {
             Self::Rename { from, to } => storage.rename(&from, &to),
             Self::Remove { path } => storage.remove(&path),
             Self::SyncDirectory { path } => storage.sync_directory(&path),
+            Self::CheckDirectory { path } => storage.check_directory(&path),
             Self::CheckStorage => {
                 let result = Ok(Output::Storage(storage.state()));
                 return Parcel::Completion(Completion { token, result });

@@ -272,6 +272,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
             Op::Rename { from, to } => self.call(token, Call::Rename { from, to }),
             Op::Remove { path } => self.call(token, Call::Remove { path }),
             Op::SyncDirectory { path } => self.call(token, Call::SyncDirectory { path }),
+            Op::CheckDirectory { path } => self.call(token, Call::CheckDirectory { path }),
             Op::CheckStorage => self.call(token, Call::CheckStorage),
         }
     }

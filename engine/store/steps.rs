@@ -1,5 +1,6 @@
 //! Opening, finishing, removing and failing: one rare op after the other.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::part::{Finish, Goal, Step, Tail};
@@ -119,7 +120,10 @@ impl<M> Store<M> {
                 part.renaming_to = Some(it.path.clone());
                 Op::Rename { from: path, to: it.path.clone() }
             }
-            (Step::SyncArrived, _) => Op::SyncDirectory { path: self.config.arrived_dir.clone() },
+            (Step::SyncArrived, _) => {
+                let arrived = part.arrived_path.as_deref().and_then(Path::parent);
+                Op::SyncDirectory { path: arrived.expect("renamed before").to_owned() }
+            }
             (Step::SyncName | Step::SyncParts, _) => {
                 Op::SyncDirectory { path: self.config.parts_dir.clone() }
             }

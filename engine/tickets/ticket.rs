@@ -159,7 +159,11 @@ impl Ticket {
         self.telling = TellingRecord::default();
         self.filename_from_browser = String::new();
         let new = &mut self.new;
-        for text in [&mut new.url, &mut new.metadata, &mut new.dest_dir, &mut new.signing_secret] {
+        // A file that is still to be removed has to be found, also after a restart.
+        if self.state == State::Finished && !new.remove_when_finished {
+            new.dest_dir = String::new();
+        }
+        for text in [&mut new.url, &mut new.metadata, &mut new.signing_secret] {
             *text = String::new();
         }
     }

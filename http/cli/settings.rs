@@ -34,6 +34,11 @@ pub(super) struct Settings {
     #[arg(long, value_name = "SIZE")]
     max_size: Option<String>,
 
+    /// Directories that files may arrive in, or below, where the web app wants that; several with
+    /// commas between [default: none]
+    #[arg(long, value_name = "DIRS")]
+    dest_roots: Option<String>,
+
     /// Permissions of files that are handed over, octal [default: 0644, or 0770 if the web app takes
     /// them away]
     #[arg(long, value_name = "MODE")]
@@ -167,6 +172,7 @@ impl Settings {
             ("durability", &self.durability),
             ("reserve", &self.reserve),
             ("max_size", &self.max_size),
+            ("dest_roots", &self.dest_roots),
             ("handover_mode", &self.handover_mode),
             ("handover_group", &self.handover_group),
             ("runtime", &self.runtime),

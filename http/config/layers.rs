@@ -62,7 +62,7 @@ impl Layers {
         for (key, value) in entries {
             let written = text[value.span()].to_owned();
             let read = known(key.get_ref(), keys, str::to_owned)
-                .and_then(|it| Ok((it, scalar(value.get_ref())?)));
+                .and_then(|it| Ok((it, text_of(it, value.get_ref())?)));
             match read {
                 Ok((name, text)) => {
                     self.given.insert(name, Given { text, source: source(key.span().start) });
@@ -166,6 +166,17 @@ pub(super) fn known(
     Err(Problem::new("this key is not known", remedy))
 }
 
+/// Lists are written with commas between where there is only text.
+fn text_of(key: &str, value: &DeValue<'_>) -> Result<String, Problem> {
+    match value {
+        DeValue::Array(items) if LIST_KEYS.contains(&key) => {
+            let items: Result<Vec<_>, _> = items.iter().map(|it| scalar(it.get_ref())).collect();
+            Ok(items?.join(","))
+        }
+        value => scalar(value),
+    }
+}
+
 pub(super) fn scalar(value: &DeValue<'_>) -> Result<String, Problem> {
     match value {
         DeValue::String(it) => Ok(it.to_string()),
@@ -206,5 +217,7 @@ fn variable_of(key: &str) -> String {
 }
 
 const ENVIRONMENT_PREFIX: &str = "INCOMING_";
+/// Those that hold any number of values.
+const LIST_KEYS: [&str; 1] = ["dest_roots"];
 /// Names the file itself, so it is no setting of the file.
 const CONFIG_VARIABLE: &str = "CONFIG";

@@ -33,6 +33,7 @@ fn works_without_any_file() {
             durability: DurabilityLevel::Synced,
             reserve_bytes: 64 << 20,
             max_size_bytes: None,
+            dest_roots: Vec::new(),
             handover_mode: None,
             handover_group: None,
             runtime: Runtime::Monoio,
@@ -76,7 +77,8 @@ fn reads_every_key_from_a_file() {
     let config = from_file(
         "# a comment\nlisten = '[::1]:0'\nstorage_dir = '/srv/in'\nruntime = 'tokio-uring'\n\
          durability = 'written'\nreserve = '0B'\nmax_size = '1TiB'\n\
-         handover_mode = '0640'\nhandover_group = 'root'\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
+         handover_mode = '0640'\nhandover_group = 'root'\n\
+         dest_roots = ['/srv/a/', '/srv/b']\ncores = 3\nmemory = '1GiB'\nconnections_max = 1\nidle_timeout = '90s'\n\
          callback_timeout = '1s'\nfinish_timeout = '1h30m'\nbackend_behind_proxy = true\n\
          log_format = 'json'\nlog = 'warn,incoming=debug'\n",
     )
@@ -88,6 +90,7 @@ fn reads_every_key_from_a_file() {
     assert_eq!(config.reserve_bytes, 0);
     assert_eq!(config.runtime, Runtime::TokioUring);
     assert_eq!(config.max_size_bytes, Some(1 << 40));
+    assert_eq!(config.dest_roots, ["/srv/a", "/srv/b"].map(PathBuf::from));
     assert_eq!(config.handover_mode, Some(0o640));
     assert_eq!(config.handover_group, Some(Group { name: "root".into(), gid: 0 }));
     assert_eq!(config.cores, Some(3));
@@ -188,6 +191,9 @@ fn every_wrong_value_says_what_to_write() {
         ("runtime = 'tokio_uring'", "none of the possible values", "did you mean tokio-uring?"),
         ("runtime = 'glommio'", "none of the possible values", "write one of monoio, tokio-uring"),
         ("max_size = '5'", "has no unit", "units B, KiB"),
+        ("dest_roots = 'srv'", "\"srv\" is no absolute path", "like /srv/app"),
+        ("dest_roots = ['/a', '/b/../c']", "\"/b/../c\" is no absolute path", "like /srv/app"),
+        ("dest_roots = [['/a']]", "neither text", "memory = \"64MiB\""),
         ("handover_mode = '0o640'", "no octal number", "a mode such as 0640"),
         ("handover_mode = 648", "no octal number", "a mode such as 0640"),
         ("handover_mode = 2640", "more than permissions", "777 or less"),

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use engine::driver::{self, Runtime};
 use engine::op::CoreId;
 
+use super::places::RootProblem;
 use super::storage::StorageError;
 
 /// Why a server does not start, or does not go on. The text names key, value and remedy.
@@ -15,6 +16,11 @@ pub enum ServerError {
     Storage {
         dir: std::path::PathBuf,
         error: StorageError,
+    },
+    /// Files cannot arrive in this directory.
+    DestRoot {
+        root: std::path::PathBuf,
+        problem: RootProblem,
     },
     /// Files cannot be handed over to this group.
     HandoverGroup {
@@ -58,6 +64,9 @@ impl fmt::Display for ServerError {
                 dir.display(),
                 error.remedy()
             ),
+            Self::DestRoot { root, problem } => {
+                write!(f, "dest_roots = \"{}\": {problem}", root.display())
+            }
             Self::HandoverGroup { name, error } => write!(
                 f,
                 "handover_group = \"{name}\": this process may not give files to the group: \

@@ -20,7 +20,8 @@ use engine::journal::{
 };
 use engine::limits::BLOCK_BYTES;
 use engine::op::{CoreId, OpenHow};
-use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
+use engine::record::NewTicket;
+use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME, arrival_path};
 use engine::ticket::TicketId;
 use rustix::fs::{FallocateFlags, fallocate, syncfs};
 use rustix::io::Errno;
@@ -100,7 +101,7 @@ pub(super) fn recover(
     let known: HashSet<TicketId> = recovery.tickets.iter().map(|it| it.new.id).collect();
     let mut tickets: Vec<Vec<RecoveredTicket>> = (0..core_count).map(|_| Vec::new()).collect();
     for record in recovery.tickets {
-        let place = places.of(record.new.id);
+        let place = places.of(storage, &record.new);
         let owner = record.new.id.owner(core_count);
         tickets[usize::from(owner.0)].push(RecoveredTicket { record, place });
     }
@@ -149,10 +150,17 @@ impl Places {
         Self { parts: ids(parts), arrived: ids(arrived) }
     }
 
-    fn of(&self, id: TicketId) -> FilePlace {
-        if self.arrived.contains(&id) {
+    fn of(&self, storage: &StorageDir, new: &NewTicket) -> FilePlace {
+        // In a directory of its web app's, others make names, too: what is a part has not left.
+        let has_arrived = if new.dest_dir.is_empty() {
+            self.arrived.contains(&new.id)
+        } else {
+            let is_part = self.parts.contains(&new.id);
+            !is_part && storage.has_file(&arrival_path(new)).unwrap_or(false)
+        };
+        if has_arrived {
             FilePlace::Arrived
-        } else if self.parts.contains(&id) {
+        } else if self.parts.contains(&new.id) {
             FilePlace::Parts
         } else {
             FilePlace::Nowhere

@@ -50,7 +50,10 @@ impl Worker {
 
     /// A web app's request for a ticket of this core.
     pub(super) fn on_backend(&mut self, now: Instant, reply_to: ReplyTo, request: OwnedRequest) {
-        match request.request {
+        match &request.request {
+            BackendRequest::NewUpload(new) if !new.dest_dir.is_empty() => {
+                self.on_destination_wanted(new.dest_dir.clone(), reply_to, request);
+            }
             BackendRequest::NewUpload(_) => self.on_ticket_wanted(now, reply_to, request),
             _ => self.answer_backend(now, reply_to, request),
         }
@@ -120,7 +123,7 @@ impl Worker {
             max_size_bytes: new.max_size_bytes,
             expires_at_ms: Some(self.service_ms.saturating_add(life_ms)),
             metadata: new.metadata,
-            dest_dir: String::new(),
+            dest_dir: new.dest_dir,
             signing_secret: new.signing_secret,
             key: key.map_or("", |it| self.config.keys.name(it)).to_owned(),
         });

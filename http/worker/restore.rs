@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use engine::outbox::start_delay;
 use engine::record::{RecordState, Stand, TicketRecord};
-use engine::store::{ARRIVED_NAME, FilePlace, arrived_path};
+use engine::store::{FilePlace, arrival_path};
 use engine::tickets::{State, Telling};
 
 use super::Worker;
@@ -28,6 +28,7 @@ impl Worker {
     fn restore_ticket(&mut self, now: Instant, recovered: RecoveredTicket) {
         let RecoveredTicket { record, place } = recovered;
         let (id, length_bytes) = (record.new.id, record.length_bytes);
+        let path = arrival_path(&record.new);
         let is_receiving = record.state == RecordState::Receiving;
         // A browser had come, and the record of that had not: the next one finds its file made.
         let is_begun = record.state == RecordState::Issued && place == FilePlace::Parts;
@@ -42,8 +43,8 @@ impl Worker {
         let committed_bytes =
             if is_partial { record.committed_bytes.min(length_bytes) } else { length_bytes };
         let upload = (needs_file || place != FilePlace::Nowhere && !is_apps)
-            .then(|| self.store.restore(id, length_bytes, committed_bytes, place));
-        let path = self.absolute(arrived_path(ARRIVED_NAME.as_ref(), id));
+            .then(|| self.store.restore(id, length_bytes, committed_bytes, place, path.clone()));
+        let path = self.absolute(path);
         let ticket = self.tickets.restore(record, path);
         let active_at = self.config.service.instant(ticket.active_at_ms);
         let at = match ticket.state {
@@ -75,7 +76,8 @@ impl Worker {
         self.config.loads[usize::from(self.config.core.0)].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Ops name files within the storage directory; web apps need the whole path.
+    /// Ops name files within the storage directory, unless they arrive elsewhere; web apps need the
+    /// whole path.
     pub(super) fn absolute(&self, path: PathBuf) -> PathBuf {
         self.config.storage_dir.join(path)
     }

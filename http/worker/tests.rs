@@ -48,6 +48,7 @@ impl Harness {
             unallocated: Arc::new([AtomicU64::new(0)]),
             reserve_bytes: 0,
             max_size_bytes: None,
+            dest_roots: Vec::new(),
             handover_mode: None,
             handover_gid: None,
             run: 1,

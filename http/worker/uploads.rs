@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use engine::error::PeerError;
 use engine::handover::Outcome;
 use engine::op::Errno;
-use engine::store::{ARRIVED_NAME, Finish, StoreEvent, UploadKey, arrived_path};
+use engine::store::{Finish, StoreEvent, UploadKey, arrival_path};
 use engine::ticket::TicketId;
 use engine::tickets::{AfterFailure, ClientKey, State};
 use engine::upload::AppendError;
@@ -284,7 +284,7 @@ impl Worker {
         }
         ticket.state = State::Storing;
         let finish = Finish {
-            path: arrived_path(ARRIVED_NAME.as_ref(), id),
+            path: arrival_path(&ticket.new),
             // As the original: an app that takes the file away itself may also write it.
             mode: self.config.handover_mode.unwrap_or(match ticket.new.remove_when_finished {
                 true => 0o644,

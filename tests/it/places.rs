@@ -3,12 +3,13 @@
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::backend::Backend;
+use crate::backend::{Answer, Backend};
 use crate::client::Client;
 use crate::content::Content;
-use crate::server::{Place, Server, Setup, start_refused, storage};
+use crate::server::{Place, Server, Setup, start_refused, storage, wait_until};
 use crate::storage::{SERVER_ID, identity, open_to_all};
 
 #[test]
@@ -22,7 +23,7 @@ fn files_have_the_mode_and_group_that_the_operator_wants() {
         assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (0o640, GROUP_ID));
         let uid = if call.form.contains_key("metadata") { 4711 } else { 0 };
         assert_eq!(metadata.uid(), uid);
-        crate::backend::Answer::Done
+        Answer::Done
     });
     let content = Content::new(120, 100_000);
     for parameters in [
@@ -71,6 +72,133 @@ fn an_unknown_group_stops_the_start() {
     assert!(!status.success());
     let expected = r#"INCOMING_HANDOVER_GROUP="nobody-has-this": there is no such group"#;
     assert!(said.contains(expected) && said.contains("remedy: "), "{said}");
+}
+
+#[test]
+fn files_arrive_where_their_web_apps_want_them() {
+    let apps = storage(Place::Disk);
+    let files = apps.path().join("deep/files");
+    std::fs::create_dir_all(&files).unwrap();
+    let server = with_root(&Setup::default(), apps.path()).start();
+    let backend = Backend::done();
+    let content = Content::new(122, 300_000);
+    let dest = [("destDir", files.to_str().unwrap())];
+    let id = backend.ticket_with(&server, &dest);
+    Client::upload(&server, &id, content, 100_000);
+    assert_eq!(backend.call(&id, 1).path(), files.join(&id));
+    content.assert_file(&files.join(&id));
+    server.wait_without_files();
+    content.assert_file(&files.join(&id));
+
+    let removed = [dest[0], ("removeFileWhenFinished", "true")];
+    let id = backend.ticket_with(&server, &removed);
+    Client::upload(&server, &id, content, 100_000);
+    assert_eq!(backend.call(&id, 1).path(), files.join(&id));
+    wait_until("the file is removed", || !files.join(&id).exists());
+
+    // What stands there is never replaced, and somebody else's file is not removed.
+    let id = backend.ticket_with(&server, &removed);
+    std::fs::write(files.join(&id), "mine").unwrap();
+    let mut client = Client::open(&server, &id, content.length_bytes);
+    client.send_rest(content, || 100_000);
+    assert_eq!(backend.call(&id, 1).cancel_reason(), "storage error");
+    assert_eq!(std::fs::read(files.join(&id)).unwrap(), b"mine");
+    content.assert_file(&server.storage_dir().join(format!("parts/{id}.failed")));
+}
+
+#[test]
+fn a_directory_that_cannot_be_used_is_refused_with_the_ticket() {
+    let apps = storage(Place::Disk);
+    let at = |path: &str| apps.path().join(path).to_str().unwrap().to_owned();
+    std::fs::create_dir(at("real")).unwrap();
+    std::fs::write(at("file"), "").unwrap();
+    std::os::unix::fs::symlink("real", at("link")).unwrap();
+    let url = Backend::done().url();
+    let refuse = |server: &Server, dest_dir: &str, why: &str| {
+        let form = [("signalFinishURL", url.as_str()), ("destDir", dest_dir)];
+        let answer = server.post("/incoming/0.1/backend/new_upload", &form);
+        let expected = format!("destDir invalid: {why}: {dest_dir:?}");
+        assert_eq!((answer.status, answer.text()), (400, expected.as_str()));
+    };
+    let server = with_root(&Setup::default(), apps.path()).start();
+    // Whichever core answers, and whichever has the ticket.
+    for _ in 0..4 {
+        refuse(&server, &at("none"), "there is no such directory");
+        refuse(&server, &at("file"), "it, or something on the way to it, is no directory");
+        refuse(&server, &at("link"), "a symbolic link is on the way to it");
+        refuse(&server, "/", "not below one of dest_roots");
+    }
+    refuse(&Setup::default().start(), &at("real"), "this server has no dest_roots");
+}
+
+#[test]
+fn a_root_that_cannot_be_used_stops_the_start() {
+    let dir = storage(Place::Disk);
+    let elsewhere = storage(Place::Tmpfs);
+    let apps = storage(Place::Disk);
+    std::fs::write(apps.path().join("file"), "").unwrap();
+    std::fs::create_dir(dir.path().join("files")).unwrap();
+    for (root, what, remedy) in [
+        (apps.path().join("none"), "No such file or directory", "make the directory"),
+        (apps.path().join("file"), "it is no directory", "give a directory"),
+        (dir.path().join("files"), "it is in the storage directory", "beside storage_dir"),
+        (dir.path().parent().unwrap().into(), "or around it", "beside storage_dir"),
+        (elsewhere.path().into(), "on another file system", "by renaming, not copied"),
+    ] {
+        let (status, said) = start_refused(with_root(&Setup::default(), &root).command(dir.path()));
+        assert_eq!(status.code(), Some(1));
+        let begins = format!("dest_roots = \"{}\": ", root.display());
+        assert!(said.contains(&begins) && said.contains(what), "{said}");
+        assert!(said.contains("remedy: ") && said.contains(remedy), "{said}");
+    }
+    let nothing_left = dir.path().join("parts").read_dir().unwrap().count();
+    assert_eq!(nothing_left, 0);
+}
+
+#[test]
+fn a_directory_that_is_gone_fails_its_own_upload_only() {
+    let apps = storage(Place::Disk);
+    let gone = apps.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let server = with_root(&Setup::default(), apps.path()).start();
+    let backend = Backend::done();
+    let content = Content::new(123, 200_000);
+    let id = backend.ticket_with(&server, &[("destDir", gone.to_str().unwrap())]);
+    let mut client = Client::open(&server, &id, content.length_bytes);
+    std::fs::remove_dir(&gone).unwrap();
+    client.send_rest(content, || 100_000);
+    assert_eq!(backend.call(&id, 1).cancel_reason(), "storage error");
+    content.assert_file(&server.storage_dir().join(format!("parts/{id}.failed")));
+
+    let usual = backend.ticket_kept(&server);
+    Client::upload(&server, &usual, content, 100_000);
+    content.assert_file(&backend.call(&usual, 1).path());
+}
+
+#[test]
+fn a_restart_finds_what_has_arrived_elsewhere() {
+    let apps = storage(Place::Disk);
+    let setup = with_root(&Setup::default(), apps.path());
+    let mut server = setup.start();
+    let backend = Backend::scripted(|_| Answer::Wait);
+    let content = Content::new(124, 200_000);
+    let parameters =
+        [("destDir", apps.path().to_str().unwrap()), ("removeFileWhenFinished", "true")];
+    let id = backend.ticket_with(&server, &parameters);
+    let mut client = Client::open(&server, &id, content.length_bytes);
+    client.send_rest(content, || 100_000);
+    assert_eq!(backend.call(&id, 1).path(), apps.path().join(&id));
+    server.signal(Signal::KILL);
+    server.exit_status();
+    let server = server.start_again(&setup);
+    content.assert_file(&apps.path().join(&id));
+    let answer = server.post("/incoming/0.1/backend/finish_upload", &[("id", &id)]);
+    assert_eq!((answer.status, answer.text()), (200, "ok"));
+    wait_until("the file is removed", || !apps.path().join(&id).exists());
+}
+
+fn with_root(setup: &Setup, root: &Path) -> Setup {
+    setup.clone().with_environment("INCOMING_DEST_ROOTS", root.to_str().expect("UTF-8"))
 }
 
 fn as_stranger(_: &Path) -> Vec<String> {

@@ -11,7 +11,7 @@ use engine::op::{Address, CoreId, Machine};
 use engine::outbox::Patience;
 use engine::record::TicketRecord;
 use engine::service::ServiceClock;
-use engine::store::{ARRIVED_NAME, FilePlace, PARTS_NAME};
+use engine::store::{FilePlace, PARTS_NAME, arrival_path};
 use engine::ticket::TicketId;
 use incoming::keys::{BackendKey, BackendKeys};
 use incoming::mail::Mail;
@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use crate::net::PipeId;
 use crate::rng::Rng;
 use crate::start::{Cut, Start, Starter};
-use crate::upload::STORAGE_DIR;
+use crate::upload::{DEST_ROOT, STORAGE_DIR};
 
 pub(crate) struct Server {
     settings: Settings,
@@ -165,6 +165,7 @@ impl Server {
             unallocated: self.unallocated.clone(),
             reserve_bytes: 64 << 20,
             max_size_bytes: None,
+            dest_roots: vec![DEST_ROOT.into()],
             handover_mode: None,
             handover_gid: None,
             run: start.run,
@@ -311,8 +312,9 @@ impl Settings {
 
 /// A ticket of the run before, and where its file lies now.
 fn recovered_ticket(record: &TicketRecord, disk: &Disk) -> RecoveredTicket {
-    let is_in = |it: &str| disk.data(&Path::new(it).join(record.new.id.to_string())).is_some();
-    let place = match (is_in(ARRIVED_NAME), is_in(PARTS_NAME)) {
+    let is_there = |it: &Path| disk.data(it).is_some();
+    let part = Path::new(PARTS_NAME).join(record.new.id.to_string());
+    let place = match (is_there(&arrival_path(&record.new)), is_there(&part)) {
         (true, _) => FilePlace::Arrived,
         (false, true) => FilePlace::Parts,
         (false, false) => FilePlace::Nowhere,

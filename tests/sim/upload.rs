@@ -15,6 +15,8 @@ pub(crate) struct Upload {
     /// Once the web app has it.
     pub(crate) ticket: Option<TicketId>,
     pub(crate) is_removed_when_finished: bool,
+    /// Its file is to arrive where its web app wants it.
+    pub(crate) has_dest_dir: bool,
     pub(crate) plan: Plan,
     /// The largest message that its browser sends.
     pub(crate) chunk_bytes_max: usize,
@@ -101,6 +103,7 @@ impl Upload {
             bytes: &FILES[start..start + length],
             ticket: None,
             is_removed_when_finished: rng.chance(50),
+            has_dest_dir: rng.chance(30),
             plan,
             chunk_bytes_max: (length / rng.within(1..30)).clamp(100, 1 << 20),
             is_synced: false,
@@ -137,7 +140,8 @@ impl Upload {
     }
 
     pub(crate) fn arrived_path(&self) -> PathBuf {
-        PathBuf::from("arrived").join(self.ticket.unwrap().to_string())
+        let directory = if self.has_dest_dir { DEST_DIR } else { "arrived" };
+        PathBuf::from(directory).join(self.ticket.unwrap().to_string())
     }
 
     /// What lies on the disk, as long as it has to.
@@ -179,6 +183,8 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
     (0..1 << 19).flat_map(|_| rng.next().to_le_bytes()).collect()
 });
 
+pub(crate) const DEST_ROOT: &str = "/app";
+pub(crate) const DEST_DIR: &str = "/app/files";
 pub(crate) const STORAGE_DIR: &str = "/storage";
 
 const FILE_LONGER_THAN_DECLARED: u64 = 105;

@@ -47,7 +47,11 @@ impl Call {
         let id = upload.ticket.map(|it| it.to_string()).unwrap_or_default();
         let (path, body) = match kind {
             CallKind::New => (
-                format!("new_upload?removeFileWhenFinished={}", upload.is_removed_when_finished),
+                format!(
+                    "new_upload?removeFileWhenFinished={}{}",
+                    upload.is_removed_when_finished,
+                    if upload.has_dest_dir { "&destDir=%2Fapp%2Ffiles" } else { "" }
+                ),
                 "signalFinishURL=http%3A%2F%2Fapp%2F&backendSecret=s%26cret".to_owned(),
             ),
             CallKind::Cancel => ("cancel_upload".into(), format!("id={id}&backendSecret=s%26cret")),
@@ -230,7 +234,7 @@ pub(crate) fn on_response(
         }
         (CallKind::Finish, 400) => assert!(it.may_time_out),
         // No room on the disk, or no disk: it asks again.
-        (CallKind::New, 503 | 507) => {
+        (CallKind::New, 400 | 503 | 507) => {
             assert!(disk.has_failed());
             it.back_at = Some(now + ASK_AGAIN_AFTER);
         }

@@ -116,3 +116,70 @@ fn the_directory_itself_may_be_reached_through_a_link() {
     symlink("other", &link).unwrap();
     assert_eq!(storage.state().health, StorageHealth::Gone);
 }
+
+#[test]
+fn absolute_paths_lead_below_the_roots_and_nowhere_else() {
+    let temp = tempfile::tempdir().unwrap();
+    let at = |path: &str| temp.path().join(path);
+    for path in ["storage/parts", "app/files/deep", "app2", "other"] {
+        fs::create_dir_all(at(path)).unwrap();
+    }
+    for path in ["app/files/file", "app/file", "app2/file", "other/file"] {
+        fs::write(at(path), "").unwrap();
+    }
+    symlink(at("other"), at("app/files/link")).unwrap();
+    symlink(at("app"), at("way")).unwrap();
+    let mut storage = StorageDir::open(&at("storage")).unwrap();
+    assert!(storage.has_file(&at("app/file")).is_err(), "nothing is allowed yet");
+    storage.allow(&at("app"));
+    // The way to a root is the operator's.
+    storage.allow(&at("way/files"));
+    for (path, is_allowed) in [
+        ("app/file", true),
+        ("app/files/file", true),
+        ("way/files/file", true),
+        ("way/file", false),
+        ("app2/file", false),
+        ("other/file", false),
+        ("app/../other/file", false),
+        ("app/files/link/file", false),
+    ] {
+        let path = at(path);
+        for result in [
+            storage.resolve(&path, OFlags::RDWR, Mode::empty()),
+            storage.resolve_stepwise(&path, OFlags::RDWR, Mode::empty()),
+        ] {
+            assert_eq!(result.is_ok(), is_allowed, "{}: {result:?}", path.display());
+        }
+        assert_eq!(storage.has_file(&path).is_ok(), is_allowed);
+    }
+
+    // In, and never over something.
+    let from = Path::new("parts/it");
+    fs::write(at("storage/parts/it"), "it").unwrap();
+    for taken in ["app/file", "app/files/link"] {
+        let error = storage.rename(from, &at(taken)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+    }
+    assert!(storage.rename(from, &at("app/files/link/it")).is_err());
+    assert!(storage.rename(from, &at("other/it")).is_err());
+    storage.rename(from, &at("app/files/deep/it")).unwrap();
+    storage.sync_directory(&at("app/files/deep")).unwrap();
+    assert_eq!(fs::read(at("app/files/deep/it")).unwrap(), b"it");
+    assert!(storage.has_file(&at("app/files/deep/it")).unwrap());
+    storage.remove(&at("app/files/deep/it")).unwrap();
+
+    // A root that is gone, and one that is there again.
+    storage.check_directory(&at("app/files")).unwrap();
+    fs::rename(at("app"), at("away")).unwrap();
+    let error = storage.check_directory(&at("app/files")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    fs::create_dir_all(at("app/files")).unwrap();
+    storage.check_directory(&at("app/files")).unwrap();
+    fs::write(at("app/no directory"), "").unwrap();
+    let error = storage.check_directory(&at("app/no directory")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotADirectory);
+    storage.allow(Path::new("/proc"));
+    let error = storage.check_directory(Path::new("/proc/sys")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CrossesDevices);
+}

@@ -81,7 +81,6 @@ impl Sim {
         let is_crowded = rng.chance(4);
         let config = StoreConfig {
             parts_dir: PARTS_DIR.into(),
-            arrived_dir: ARRIVED_DIR.into(),
             direct: rng.chance(70),
             staging_bytes: if is_crowded { 1024 } else { rng.pick(&[64, 128, 192, 320, 1024]) }
                 << 10,
@@ -186,7 +185,7 @@ impl Sim {
         | StoreEvent::Removed { upload }) = event;
         let client = self.clients.iter_mut().find(|it| it.key == upload).expect("a known key");
         let part = PathBuf::from(PARTS_DIR).join(client.ticket.to_string());
-        let arrived = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+        let arrived = client.arrived_path();
         let path = if self.disk.data(&arrived).is_some() { &arrived } else { &part };
         match &event {
             StoreEvent::Attached { offset_bytes, .. } => {
@@ -284,7 +283,7 @@ impl Sim {
                 let upload = self.store.upload(key).expect("attached");
                 if upload.is_complete() && self.rng.chance(80) {
                     client.state = State::Finishing;
-                    let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+                    let path = client.arrived_path();
                     self.store.finish(
                         now,
                         key,
@@ -357,13 +356,18 @@ impl Sim {
         assert_eq!(self.store.kept_bytes(), 0, "all last blocks are given back");
         assert!(self.disk.open_files(CORE).next().is_none());
         for client in self.clients.iter().filter(|it| it.state == State::Arrived) {
-            let path = arrived_path(ARRIVED_DIR.as_ref(), client.ticket);
+            let path = client.arrived_path();
             assert!(self.disk.data(&path).unwrap() == client.bytes);
         }
     }
 }
 
 impl Client {
+    fn arrived_path(&self) -> PathBuf {
+        let directory = ARRIVED_DIRS[self.ticket.0 as usize % ARRIVED_DIRS.len()];
+        arrived_path(directory.as_ref(), self.ticket)
+    }
+
     fn may_receive(&self) -> bool {
         // What is to be sent next is in an event that was not looked at: no worker receives now.
         let is_attached_anew =
@@ -410,6 +414,6 @@ static FILES: LazyLock<Vec<u8>> = LazyLock::new(|| {
 
 const CORE: CoreId = CoreId(0);
 const PARTS_DIR: &str = "/storage/parts";
-const ARRIVED_DIR: &str = "/storage/arrived";
+const ARRIVED_DIRS: [&str; 2] = ["/storage/arrived", "/elsewhere/of the app"];
 /// For each client.
 const STEPS_MAX: usize = 20_000;

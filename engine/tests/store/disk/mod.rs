@@ -117,6 +117,7 @@ enum Request {
     Rename { from: PathBuf, to: PathBuf },
     Remove { path: PathBuf },
     SyncDirectory { path: PathBuf },
+    CheckDirectory,
     CheckStorage,
 }
 
@@ -250,6 +251,7 @@ impl Disk {
                 Request::Remove { path }
             }
             Op::SyncDirectory { path } => Request::SyncDirectory { path },
+            Op::CheckDirectory { .. } => Request::CheckDirectory,
             Op::CheckStorage => Request::CheckStorage,
             Op::CloseFile { file } => {
                 assert_eq!(token, Token::None);
