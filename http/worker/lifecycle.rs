@@ -1,6 +1,6 @@
 //! What time does to tickets.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use engine::ticket::TicketId;
 use engine::tickets::{State, Telling, Ticket};
@@ -24,6 +24,8 @@ impl Worker {
     }
 
     pub(super) fn on_ticket_timeouts(&mut self, now: Instant) {
+        // The process was stopped, or its machine was: browsers could not come meanwhile.
+        let was_away = self.tickets.poll_timeout().is_some_and(|it| it + AWAY_AFTER < now);
         while let Some(id) = self.tickets.pop_due(now) {
             let Some(ticket) = self.tickets.get(id) else { continue };
             let has_expired = self.config.life_end(ticket) <= now;
@@ -33,6 +35,9 @@ impl Worker {
                     self.set_life_deadline(now, id);
                 }
                 State::Receiving if self.is_complete(id) => self.settle(now, id),
+                State::Issued | State::Receiving if was_away => {
+                    self.tickets.set_deadline(id, Some(now + RETURN_TIME));
+                }
                 State::Issued | State::Receiving => {
                     info!(upload = %id.short(), has_expired, "timed out");
                     let reason = if has_expired { "upload expired" } else { "upload timed out" };
@@ -52,3 +57,10 @@ impl Worker {
         }
     }
 }
+
+/// A core that is so late has not run.
+const AWAY_AFTER: Duration = Duration::from_secs(5);
+
+/// After a time in which nobody could come, no upload is idle for too long before this: browsers
+/// try at least once a minute.
+pub(super) const RETURN_TIME: Duration = Duration::from_secs(120);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use engine::outbox::start_delay;
 use engine::record::{RecordState, Stand, TicketRecord};
@@ -10,6 +10,7 @@ use engine::store::{FilePlace, arrival_path};
 use engine::tickets::{State, Telling};
 
 use super::Worker;
+use super::lifecycle::RETURN_TIME;
 
 /// A ticket of an earlier run.
 #[derive(Clone, Debug)]
@@ -82,6 +83,3 @@ impl Worker {
         self.config.storage_dir.join(path)
     }
 }
-
-/// After a start no upload is idle for too long before this: browsers try at least once a minute.
-const RETURN_TIME: Duration = Duration::from_secs(120);

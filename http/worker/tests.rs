@@ -6,6 +6,7 @@ use std::time::UNIX_EPOCH;
 use engine::durability::Durability;
 use engine::journal::{CommitSync, FILE_BYTES_MIN, NewFile, Side};
 use engine::op::{SocketId, StorageHealth, StorageState};
+use engine::tickets::State;
 
 use super::*;
 
@@ -140,14 +141,32 @@ impl Harness {
     }
 }
 
+/// A web app asks for the ticket with id 1.
+const NEW_UPLOAD: &[u8] = b"POST /incoming/0.1/backend/new_upload?signalFinishURL=http://a/ \
+    HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
+
+#[test]
+fn whoever_could_not_come_while_the_process_was_stopped_has_time_to_come() {
+    let mut it = Harness::new();
+    it.connect();
+    it.say(NEW_UPLOAD);
+    let mut after = |seconds| {
+        it.now += Duration::from_secs(seconds);
+        it.worker.on_timeout(it.now);
+        it.run();
+        it.worker.tickets.get(TicketId(1)).unwrap().state.clone()
+    };
+    // Stopped when its hour began, and woken much later.
+    assert_eq!(after(7_200), State::Issued);
+    assert_eq!(after(119), State::Issued);
+    assert!(matches!(after(1), State::Telling { .. }), "nobody has come");
+}
+
 #[test]
 fn a_silent_upload_is_asked_after_15_seconds_and_given_up_after_30() {
     let mut it = Harness::new();
     it.connect();
-    it.say(
-        b"POST /incoming/0.1/backend/new_upload?signalFinishURL=http://a/ HTTP/1.1\r\n\
-          Host: a\r\nContent-Length: 0\r\n\r\n",
-    );
+    it.say(NEW_UPLOAD);
     let id = TicketId(1).to_string();
     assert!(String::from_utf8_lossy(&it.output).ends_with(&id));
     it.say(
