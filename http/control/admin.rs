@@ -3,7 +3,7 @@
 //!
 //! One JSON object per line each way: a request has a `command`, an answer that is a refusal has an
 //! `error`. Nobody but root and the server's own user gets an answer. A new command is a line in
-//! [`Desk::answer`].
+//! `Desk::answer`.
 
 mod client;
 mod operator;

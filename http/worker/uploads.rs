@@ -95,11 +95,14 @@ impl Worker {
         if needs_storage && !self.watch.is_good() {
             return self.close(now, key, close_code::TRY_AGAIN_LATER, STORAGE_AWAY);
         }
-        if !is_begun && look == Look::IsToCome {
+        // What was let in before has its room; on a disk that is full meanwhile it waits.
+        let was_let_in = ticket.state == State::Receiving && length_bytes <= ticket.length_bytes;
+        let needs_room = !is_begun && !was_let_in;
+        if needs_room && look == Look::IsToCome {
             return self.claim_later(key, claim);
         }
         let upload = ticket.upload;
-        if !is_begun && !self.has_room_for(upload, length_bytes) {
+        if needs_room && !self.has_room_for(upload, length_bytes) {
             return self.refuse(now, key, PeerError::NoRoom);
         }
         let ticket = self.tickets.get_mut(id).expect("just found");
@@ -349,12 +352,7 @@ impl Worker {
         }
         if let Some(key) = client {
             self.lose_client(now, id, key);
-            self.close(
-                now,
-                key,
-                close_code::TRY_AGAIN_LATER,
-                "no room on the disk, or file in use",
-            );
+            self.close(now, key, close_code::TRY_AGAIN_LATER, NO_ROOM);
         }
     }
 
@@ -463,6 +461,7 @@ impl Worker {
 }
 
 const TAKEN_OVER: &str = "taken over";
+const NO_ROOM: &str = "no room on the disk, or file in use";
 
 /// A complete file that could not leave the parts is tried again after this.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(5);

@@ -61,6 +61,7 @@ fn full_disk(scene: &mut Scene) {
     let server = scene.start();
     let address = server.address;
     let mut upload = scene.issue(address, 60_000_000);
+    scene.claim(address, &mut upload);
     let filler = scene.mount().path.join("filler");
     fill_up(&filler, &scene.mount().path, 20_000_000);
     scene.send_until_closed(address, &mut upload, 1013);
@@ -291,6 +292,13 @@ impl Scene {
             self.stuck(format!("{}: {end:?}", upload.id));
         }
         end
+    }
+
+    /// A browser comes, and goes before it has sent anything.
+    fn claim(&self, address: SocketAddr, upload: &mut Upload) {
+        if let Err(end) = Session::open(self.world(), address, upload) {
+            self.stuck(format!("{end:?} for the first browser"));
+        }
     }
 
     fn send_until_closed(&self, address: SocketAddr, upload: &mut Upload, code: u16) {
