@@ -184,6 +184,7 @@ impl<M> Store<M> {
         if self.config.direct && committed_bytes > part.allocated {
             part.tail = Tail::OnDisk;
         }
+        part.is_unmeasured = part.is_created;
         if place == FilePlace::Arrived {
             part.arrived_path = Some(path);
         }

@@ -29,6 +29,9 @@ pub(super) struct Part {
     pub(super) allocated: u64,
     /// An allocation up to this offset is under way.
     pub(super) allocating: Option<u64>,
+    /// It is of an earlier run: how much it was given then is not known before the kernel is asked
+    /// for more. Most of it lies on the disk already.
+    pub(super) is_unmeasured: bool,
     /// What the store's sum has of it.
     pub(super) unallocated_counted: u64,
     pub(super) tail: Tail,
@@ -155,6 +158,7 @@ impl Part {
             arrived_path: None,
             allocated: 0,
             allocating: None,
+            is_unmeasured: false,
             unallocated_counted: 0,
             tail: Tail::None,
             current: None,
@@ -183,7 +187,7 @@ impl Part {
     /// What it will still take from the file system, in bytes.
     pub(super) fn unallocated_bytes(&self) -> u64 {
         let is_over = matches!(self.goal, Goal::Discard | Goal::SetAside);
-        if is_over || self.arrived_path.is_some() {
+        if is_over || self.is_unmeasured || self.arrived_path.is_some() {
             return 0;
         }
         // Where nothing can be allocated ahead, `allocated` says nothing.

@@ -303,6 +303,7 @@ impl<M> Store<M> {
     pub(super) fn on_allocated(&mut self, slot: u32, result: Result<Output, Errno>) {
         let part = self.part_mut(slot);
         let end = part.allocating.take().expect("an allocation was in flight");
+        part.is_unmeasured = false;
         match result {
             Ok(_) => part.allocated = end,
             // Writes then extend the file: slower, and as right.
