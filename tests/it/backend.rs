@@ -68,6 +68,17 @@ impl Backend {
         Self::scripted(|_| Answer::Done)
     }
 
+    /// Answers every callback with `done`, once the gate is open.
+    pub fn gated() -> (Self, Gate) {
+        let gate = Gate::default();
+        let closed = gate.clone();
+        let backend = Self::scripted(move |_| {
+            closed.pass();
+            Answer::Done
+        });
+        (backend, gate)
+    }
+
     /// Answers by script. A script that blocks is a web app that is slow.
     pub fn scripted(script: impl Fn(&Call) -> Answer + Send + Sync + 'static) -> Self {
         Self::on(TcpListener::bind("127.0.0.1:0").expect("bind"), script)

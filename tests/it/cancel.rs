@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::backend::{Answer, Backend, Gate};
+use crate::backend::{Answer, Backend};
 use crate::client::{Client, binary_frame};
 use crate::content::Content;
 use crate::server::{Server, Setup, on_every_driver};
@@ -212,12 +212,7 @@ fn what_the_app_says_to_a_cancellation_hardly_matters() {
 #[test]
 fn it_is_too_late_once_the_file_is_handed_over() {
     let server = Setup::default().start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    let backend = Backend::scripted(move |_| {
-        closed.pass();
-        Answer::Done
-    });
+    let (backend, gate) = Backend::gated();
     let content = Content::new(52, 100_000);
     let id = backend.ticket_kept(&server);
     let mut client = Client::open(&server, &id, content.length_bytes);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
-use crate::backend::{Answer, Backend, Gate};
+use crate::backend::Backend;
 use crate::client::{Client, Event};
 use crate::content::Content;
 use crate::http::{Connection, URLENCODED, encode, request_bytes};
@@ -117,12 +117,7 @@ fn requests_under_way_are_answered(setup: &Setup) {
 #[test]
 fn an_outcome_that_is_near_is_heard() {
     let mut server = Setup::default().start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    let backend = Backend::scripted(move |_| {
-        closed.pass();
-        Answer::Done
-    });
+    let (backend, gate) = Backend::gated();
     let [first, other] = [backend.ticket(&server), backend.ticket(&server)];
     let mut client = Client::open(&server, &first, 1000);
     client.send_rest(Content::new(220, 1000), || 1000);

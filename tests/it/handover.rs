@@ -248,12 +248,7 @@ fn two_callbacks_run_at_once() {
 #[test]
 fn a_slow_app_holds_up_nobody_else() {
     let server = Setup::default().start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    let slow = Backend::scripted(move |_| {
-        closed.pass();
-        Answer::Done
-    });
+    let (slow, gate) = Backend::gated();
     let content = Content::new(68, 1000);
     let waiting: Vec<Client> = (0..12)
         .map(|_| {

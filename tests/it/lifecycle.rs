@@ -6,7 +6,7 @@ use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::backend::{Answer, Backend, Gate};
+use crate::backend::Backend;
 use crate::client::{Client, Event};
 use crate::content::Content;
 use crate::http::{Connection, request_bytes};
@@ -76,12 +76,7 @@ fn a_killed_server_leaves_its_directory_usable() {
 #[test]
 fn a_hanging_app_does_not_hold_up_the_end() {
     let mut server = Setup::default().start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    let backend = Backend::scripted(move |_| {
-        closed.pass();
-        Answer::Done
-    });
+    let (backend, gate) = Backend::gated();
     let id = backend.ticket(&server);
     let mut client = Client::open(&server, &id, 1000);
     client.send_rest(Content::new(71, 1000), || 1000);

@@ -3,7 +3,7 @@
 
 use serde_json::json;
 
-use crate::backend::{Answer, Backend, Gate};
+use crate::backend::Backend;
 use crate::client::{Client, binary_frame};
 use crate::content::{Content, Random};
 use crate::server::{Setup, on_every_driver};
@@ -175,12 +175,7 @@ fn a_late_reconnect_hears_that_all_is_done() {
 #[test]
 fn a_browser_that_left_during_the_hand_over_comes_back() {
     let server = Setup::default().start();
-    let gate = Gate::default();
-    let closed = gate.clone();
-    let backend = Backend::scripted(move |_| {
-        closed.pass();
-        Answer::Done
-    });
+    let (backend, gate) = Backend::gated();
     let content = Content::new(46, 300_000);
     let id = backend.ticket(&server);
     let mut client = Client::open(&server, &id, content.length_bytes);
