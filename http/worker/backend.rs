@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use engine::handover::host_of;
 use engine::journal::Position;
 use engine::op::{Address, CoreId};
 use engine::ticket::TicketId;
@@ -206,12 +205,12 @@ impl Worker {
         }
     }
 
-    pub(super) fn remove_ticket(&mut self, id: TicketId) -> Option<(Ticket, Position)> {
-        self.release_usage(id);
-        let ticket = self.tickets.remove(id)?;
-        self.outbox.remove(&host_of(&ticket.new.url), id);
-        self.config.loads[usize::from(self.config.core.0)].fetch_sub(1, Ordering::Relaxed);
-        Some((ticket, self.journal.note_removed(id)))
+    /// A ticket that is over is not remembered any more.
+    pub(super) fn remove_ticket(&mut self, id: TicketId) {
+        if self.tickets.remove(id).is_some() {
+            self.config.loads[usize::from(self.config.core.0)].fetch_sub(1, Ordering::Relaxed);
+            self.journal.note_removed(id);
+        }
     }
 
     fn least_loaded(&self) -> CoreId {

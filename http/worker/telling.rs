@@ -76,26 +76,24 @@ impl Worker {
             return;
         }
         let is_arrival = matches!(outcome, Outcome::Arrived { .. });
-        let host = host_of(&ticket.new.url);
+        // What is over forgets its URL.
+        let is_back = matches!(answer, Answer::Done | Answer::Wait);
+        let host = is_back.then(|| host_of(&ticket.new.url));
         match answer {
             Answer::Done if is_arrival => {
                 self.finished(now, id);
-                self.bring_forward(&host);
             }
-            Answer::Done | Answer::Wait if !is_arrival => {
-                self.cancellation_told(now, id);
-                self.bring_forward(&host);
-            }
-            Answer::Done | Answer::Wait => {
-                self.on_wait(now, id);
-                self.bring_forward(&host);
-            }
+            Answer::Wait if is_arrival => self.on_wait(now, id),
+            Answer::Done | Answer::Wait => self.cancellation_told(now, id),
             Answer::Unreached { error, retry_after } => {
                 self.on_untold(now, id, error, retry_after, false);
             }
             Answer::Refused { error, retry_after } => {
                 self.on_untold(now, id, error, retry_after, true);
             }
+        }
+        if let Some(host) = host {
+            self.bring_forward(&host);
         }
         self.answer_held(now, id);
     }

@@ -1,7 +1,8 @@
 //! Whether the storage directory is still what it was: there, writable, with room.
 //!
 //! Looked at before a ticket is given out, at most once a second, before a new file is begun, and
-//! every other second while files are written. While it is bad nothing is promised: no tickets, no acknowledgements.
+//! every other second while files are written. While it is bad nothing is promised: no tickets, no
+//! acknowledgements.
 
 use std::time::{Duration, Instant};
 
