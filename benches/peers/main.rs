@@ -1,0 +1,3 @@
+//! The Incoming!! server beside its peers and its floor.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The canonical workload: many uploads at once, measured.
