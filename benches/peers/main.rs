@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 fn main() -> io::Result<()> {
     match Command::parse().part {
         Part::Floor(floor) => floor.run(),
+        Part::Ring(ring) => ring.run(),
     }
 }
 
@@ -23,4 +24,6 @@ struct Command {
 enum Part {
     /// The floor: receive, unmask and discard, on the driver of the server
     Floor(probe::floor::Floor),
+    /// The floor on the bare ring
+    Ring(probe::ring::Ring),
 }

@@ -4,6 +4,8 @@
 mod conversation;
 pub(crate) mod floor;
 mod machine;
+pub(crate) mod ring;
+mod uring;
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};

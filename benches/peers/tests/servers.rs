@@ -19,6 +19,16 @@ fn floor_on_tokio_uring_takes_every_byte() {
     check_probe(&["floor", "--runtime", "tokio-uring"]);
 }
 
+#[test]
+fn ring_takes_every_byte() {
+    check_probe(&["ring"]);
+}
+
+#[test]
+fn multishot_ring_takes_every_byte() {
+    check_probe(&["ring", "--multishot"]);
+}
+
 /// Uploads beside each other and one after the other, whole messages and split ones.
 fn check_probe(arguments: &[&str]) {
     let mut server = Server::start(&[arguments, &["--checksum"]].concat());
