@@ -1,5 +1,6 @@
 //! The Incoming!! server beside its peers and its floor.
 
+mod naive;
 mod probe;
 
 use std::io;
@@ -10,6 +11,7 @@ fn main() -> io::Result<()> {
     match Command::parse().part {
         Part::Floor(floor) => floor.run(),
         Part::Ring(ring) => ring.run(),
+        Part::Naive(naive) => naive.run(),
     }
 }
 
@@ -26,4 +28,6 @@ enum Part {
     Floor(probe::floor::Floor),
     /// The floor on the bare ring
     Ring(probe::ring::Ring),
+    /// The stack of tokio, tokio-tungstenite and tokio::fs
+    Naive(naive::Naive),
 }
