@@ -2,7 +2,7 @@
 
 mod naive;
 mod probe;
-#[expect(dead_code, reason = "what measures is the next to come")]
+#[expect(dead_code, unused_imports, reason = "what measures is the next to come")]
 mod server;
 
 use std::io;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Durability, Runtime, Server, ServerError, Setup};
+use super::{Durability, Runtime, Server, Setup};
 
 /// How to start `server` so that it listens on this port of 127.0.0.1.
 pub(super) fn command(server: Server, setup: &Setup<'_>, port: u16) -> io::Result<Command> {

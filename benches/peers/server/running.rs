@@ -103,12 +103,7 @@ impl Drop for Running {
     }
 }
 
-fn spawn(
-    server: Server,
-    setup: &Setup<'_>,
-    log: &Path,
-    stored: PathBuf,
-) -> io::Result<Running> {
+fn spawn(server: Server, setup: &Setup<'_>, log: &Path, stored: PathBuf) -> io::Result<Running> {
     let port = free_port()?;
     let log = File::create(log)?;
     let mut command = command(server, setup, port)?;
