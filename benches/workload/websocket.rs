@@ -101,7 +101,7 @@ impl Upload {
                 self.state = State::Sending;
                 Ok(())
             }
-            (State::Sending, Message::ChunkAck { chunk_size }) => {
+            (State::Sending | State::Cancelling, Message::ChunkAck { chunk_size }) => {
                 self.messages.acked(Some(chunk_size))
             }
             (State::Sending, Message::AllDone { .. }) if self.messages.all_acked() => {
@@ -235,7 +235,7 @@ impl Conversation for Upload {
 
     fn cancel(&mut self, out: &mut Outbox) {
         if self.ticket_query.is_some() {
-            let text = r#"{"MsgType":"MsgCancel","MsgData":{"Reason":"never meant to send"}}"#;
+            let text = r#"{"MsgType":"MsgCancel","MsgData":{"Reason":"the load test is over"}}"#;
             out.push(text_frame(text));
             self.state = State::Cancelling;
         } else {
