@@ -96,7 +96,7 @@ impl Harness {
                     free_bytes: u64::MAX,
                     health: StorageHealth::Good,
                 }),
-                Op::CloseFile { .. } | Op::Post { .. } => continue,
+                Op::CloseFile { .. } | Op::Post { .. } | Op::LowWater { .. } => continue,
                 _ => Output::Done,
             };
             self.complete(token, output);
