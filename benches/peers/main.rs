@@ -1,6 +1,9 @@
 //! The Incoming!! server beside its peers and its floor.
 
+mod naive;
 mod probe;
+#[expect(dead_code, unused_imports, reason = "what measures is the next to come")]
+mod server;
 
 use std::io;
 
@@ -10,6 +13,7 @@ fn main() -> io::Result<()> {
     match Command::parse().part {
         Part::Floor(floor) => floor.run(),
         Part::Ring(ring) => ring.run(),
+        Part::Naive(naive) => naive.run(),
     }
 }
 
@@ -26,4 +30,6 @@ enum Part {
     Floor(probe::floor::Floor),
     /// The floor on the bare ring
     Ring(probe::ring::Ring),
+    /// The stack of tokio, tokio-tungstenite and tokio::fs
+    Naive(naive::Naive),
 }

@@ -29,6 +29,19 @@ fn multishot_ring_takes_every_byte() {
     check_probe(&["ring", "--multishot"]);
 }
 
+#[test]
+fn naive_stack_stores_every_byte() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = Server::start(&["naive", "--directory", directory.path().to_str().unwrap()]);
+    for (length, cut) in [(0, WHOLE), (1, SPLIT), (5_000_003, WHOLE), (5_000_003, SPLIT)] {
+        let file = pattern(length, 7);
+        upload(server.address, "file-0", &file, cut);
+        let stored = directory.path().join("file-0");
+        assert!(std::fs::read(&stored).unwrap() == file, "{length} bytes, {cut:?}");
+        std::fs::remove_file(stored).unwrap();
+    }
+}
+
 /// Uploads beside each other and one after the other, whole messages and split ones.
 fn check_probe(arguments: &[&str]) {
     let mut server = Server::start(&[arguments, &["--checksum"]].concat());
