@@ -1,26 +1,23 @@
 //! One whole upload, from the ticket to the web app's `done`, on each runtime: a real server in
-//! this process, a cheap client with frames masked in advance, real sockets and a real disk.
+//! this process, the cheap client of the canonical workload, real sockets and a real disk.
 
-mod client;
-
+use std::net::SocketAddr;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use client::{CHUNK_BYTES, masked_frame, start_backend, upload};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use engine::driver::Runtime;
 use incoming::config::{Config, Home, Layers};
 use incoming::server::Server;
+use workload::{Verify, Workload, run};
 
 fn whole_upload(criterion: &mut Criterion) {
     // As a test (`cargo test --benches`) a small file is enough.
     let is_test = std::env::args().any(|it| it == "--test");
-    let length: usize = if is_test { 3 * CHUNK_BYTES + 5 } else { 256 << 20 };
-    let backend = start_backend();
-    let frame = masked_frame(CHUNK_BYTES);
+    let file_bytes: u64 = if is_test { (3 << 19) + 5 } else { 256 << 20 };
     let mut group = criterion.benchmark_group("whole upload");
-    group.throughput(Throughput::Bytes(length as u64));
+    group.throughput(Throughput::Bytes(file_bytes));
     group.sample_size(10);
     group.measurement_time(Duration::from_secs(10));
     for runtime in [Runtime::Monoio, Runtime::TokioUring] {
@@ -29,12 +26,23 @@ fn whole_upload(criterion: &mut Criterion) {
         let (address, stopper) = (server.address(), server.stopper());
         let serving = thread::spawn(move || server.run());
         group.bench_function(runtime.to_string(), |it| {
-            it.iter(|| upload(address, backend, length, &frame));
+            it.iter_custom(|count| (0..count).map(|_| upload(address, file_bytes, is_test)).sum());
         });
         stopper.stop();
         serving.join().unwrap().unwrap();
     }
     group.finish();
+}
+
+/// As a browser does it: chunks as the server announces them.
+fn upload(server: SocketAddr, file_bytes: u64, is_test: bool) -> Duration {
+    let verify = if is_test { Verify::Hash } else { Verify::Off };
+    let workload =
+        Workload { clients: 1, file_bytes, announced: true, verify, ..Workload::new(server) };
+    let outcome = run(&workload, &mut |_| {}).unwrap();
+    assert_eq!(outcome.verified_count, usize::from(is_test));
+    let phases = outcome.phases;
+    phases.prepare.wall + phases.transfer.wall + phases.finish.wall
 }
 
 fn config(storage_dir: &Path, runtime: Runtime) -> Config {

@@ -1,19 +1,43 @@
 //! The Incoming!! server beside its peers and its floor.
 
+mod goals;
+mod machine;
+mod measure;
 mod naive;
+mod plot;
 mod probe;
-#[expect(dead_code, unused_imports, reason = "what measures is the next to come")]
+mod record;
+mod report;
+mod results;
+mod runner;
+mod scenario;
 mod server;
+mod stats;
+mod surroundings;
+mod table;
 
-use std::io;
+use std::error::Error;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-fn main() -> io::Result<()> {
-    match Command::parse().part {
-        Part::Floor(floor) => floor.run(),
-        Part::Ring(ring) => ring.run(),
-        Part::Naive(naive) => naive.run(),
+fn main() -> ExitCode {
+    match run(Command::parse().part) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("peers: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(part: Part) -> Result<(), Box<dyn Error>> {
+    match part {
+        Part::Measure(measure) => measure.run(),
+        Part::Report(report) => report.run(),
+        Part::Floor(floor) => Ok(floor.run()?),
+        Part::Ring(ring) => Ok(ring.run()?),
+        Part::Naive(naive) => Ok(naive.run()?),
     }
 }
 
@@ -26,6 +50,8 @@ struct Command {
 
 #[derive(Subcommand)]
 enum Part {
+    Measure(measure::Measure),
+    Report(report::Report),
     /// The floor: receive, unmask and discard, on the driver of the server
     Floor(probe::floor::Floor),
     /// The floor on the bare ring

@@ -24,6 +24,8 @@ mod outbox;
 mod outcome;
 mod report;
 mod run;
+#[cfg(test)]
+mod tests;
 mod turns;
 mod verify;
 mod web_app;

@@ -100,7 +100,7 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: String| writeln!(to, "{name:<18}{value}");
+        let mut row = |name: &str, value: String| writeln!(to, "{name:<20}{value}");
         let mut uploads = format!("{} × {}", self.clients, bytes(self.file_bytes as f64));
         match (self.chunk_bytes, self.send_ahead) {
             (Some(chunk_bytes), Some(send_ahead)) => {
@@ -163,7 +163,10 @@ impl fmt::Display for Report {
             )?;
         }
         row("this client", format!("busy {:.0} % of the time", self.client_busy * 100.0))?;
-        row("verified", format!("{} of {} files", self.verified_count, self.clients))
+        match self.verified_count {
+            0 => row("verified", "no".to_owned()),
+            count => row("verified", format!("{count} of {} files", self.clients)),
+        }
     }
 }
 
