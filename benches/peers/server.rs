@@ -134,7 +134,7 @@ impl Server {
     }
 }
 
-/// More is no better: a body is gathered before it is written.
+/// As long as the messages of the others; a body is gathered in memory before it is written.
 const RUSTUS_PATCH_BYTES: u64 = 1 << 20;
 
 #[cfg(test)]

@@ -135,6 +135,7 @@ const ENTRY_COUNT: u32 = 1024;
 const ENTRIES_BYTES: u32 = 4096;
 const BUFFER_GROUP: u16 = 0;
 /// A power of two.
-const BUFFER_COUNT: u16 = 16;
-const BUFFER_BYTES: u32 = 64 * 1024;
+const BUFFER_COUNT: u16 = 8;
+/// Measured: 4 buffers of 256 KiB cost the same, 16 of 64 KiB 40 % more, 32 of 32 KiB 70 % more.
+const BUFFER_BYTES: u32 = 128 * 1024;
 const POLLIN: u32 = 1;
