@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{BinaryBytes, ProgressBar, ProgressStyle};
 use workload::{Progress, Report, Step, Verify, Workload, WorkloadError, run};
 
 /// Upload many files at once to a running server, and measure.
@@ -136,7 +136,12 @@ impl Display {
         };
         let counted = match progress.step {
             Step::Prepare => format!("{} connected", progress.ready_count),
-            Step::Transfer | Step::Finish => format!("{} files done", progress.done_count),
+            Step::Transfer => {
+                let seconds = progress.elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+                let rate = BinaryBytes((progress.acked_bytes as f64 / seconds) as u64);
+                format!("{} files done, {rate}/s", progress.done_count)
+            }
+            Step::Finish => format!("{} files done", progress.done_count),
             Step::Verify => format!("{} files verified", progress.verified_count),
         };
         if self.is_terminal {
