@@ -27,6 +27,10 @@ pub enum Op<M> {
     CancelAccept,
     /// Wait until `socket` has bytes, has ended or has failed. Completes with [`Output::Done`].
     Readable { socket: SocketId },
+    /// `socket` is readable only once it has so many bytes, or has ended or failed: who knows what
+    /// is still to come is not woken for every segment of it (`SO_RCVLOWAT`, socket(7)). 1 at first.
+    /// The kernel may ignore it. No completion.
+    LowWater { socket: SocketId, bytes: u32 },
     /// Receive what is there, at most `length_bytes`, into [`Machine::receive_buffer`]. Never
     /// waits: nothing there is `EAGAIN`. Completes on the spot, before the next op is started, with
     /// [`Output::Received`]; 0 bytes is the end of the stream.

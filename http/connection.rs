@@ -262,6 +262,14 @@ impl Connection {
         }
     }
 
+    /// So many bytes of the file come before anything that wants an answer.
+    pub fn expected_bytes(&self) -> u64 {
+        match &self.phase {
+            Phase::Upload(it) if it.session.is_receiving() => it.messages.expected_bytes(),
+            _ => 0,
+        }
+    }
+
     pub fn pace(&self) -> Pace {
         if self.is_ending {
             return Pace::Ending;

@@ -27,7 +27,7 @@ use super::helper::{Call, Helper, errno, io_errno, read_at, write_at};
 use super::lease::Lease;
 use super::mailbox::{Parcel, Receiver, Sender};
 use super::slots::Slots;
-use super::sockets::{Listeners, recv_now, send_now};
+use super::sockets::{Listeners, recv_now, send_now, set_low_water};
 use crate::op::{
     Address, Completion, CoreId, Direction, Errno, Event, FileId, Machine, Op, OpenHow, Output,
     SocketId, Token,
@@ -208,6 +208,7 @@ impl<W: Machine, K: Kernel> Pump<W, K> {
                 let ready = K::ready(self.sockets.at(socket.0).clone(), Wait::Read);
                 self.spawn(token, async { ready.await.map(|()| Output::Done) });
             }
+            Op::LowWater { socket, bytes } => set_low_water(&**self.sockets.at(socket.0), bytes),
             Op::Recv { socket, length_bytes } => self.receive(token, socket, length_bytes),
             Op::Send { socket, bytes } => self.send(token, socket, bytes),
             Op::Shutdown { socket, how } => {

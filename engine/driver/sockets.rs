@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -89,6 +89,21 @@ fn accept_now(listener: impl AsFd) -> Result<(OwnedFd, SocketAddr), OsError> {
     // Acknowledgements are small and must not wait for more. Only an optimisation: no error counts.
     let _ = rustix::net::sockopt::set_tcp_nodelay(&socket, true);
     Ok((socket, peer))
+}
+
+/// Only an optimisation: where it fails, the socket is readable earlier.
+pub(super) fn set_low_water(socket: impl AsFd, bytes: u32) {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    // SAFETY: the socket is open, and the option is an `int` that lives until the call returns.
+    let _ = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
 }
 
 pub(super) fn send_now(socket: impl AsFd, bytes: &[u8]) -> Result<Output, Errno> {

@@ -92,6 +92,14 @@ impl Decoder {
             }
         }
     }
+
+    /// What is still to come of the frame that has begun.
+    pub fn remaining_bytes(&self) -> u64 {
+        match self.state {
+            State::Head { .. } => 0,
+            State::Payload { remaining, .. } => remaining,
+        }
+    }
 }
 
 impl OpCode {

@@ -110,6 +110,11 @@ impl MessageDecoder {
         outcome
     }
 
+    /// What is still to come of the frame that has begun, before anything else can.
+    pub fn expected_bytes(&self) -> u64 {
+        self.frames.remaining_bytes()
+    }
+
     fn read<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<MessageEvent<'a>>, MessageError> {
         while let Some(piece) = self.frames.decode(input)? {
             let event = match piece {

@@ -78,6 +78,8 @@ pub(super) struct Client {
     /// Of the file's bytes.
     pub(super) rate: Rate,
     pub(super) is_pinged: bool,
+    /// The socket is readable from so many bytes on.
+    pub(super) low_water_bytes: u32,
     /// The earliest entry among the timers.
     pub(super) timer_at: Instant,
 }
@@ -173,6 +175,7 @@ impl Clients {
             heard_at: now,
             rate: Rate::new(now),
             is_pinged: false,
+            low_water_bytes: 1,
             timer_at,
         });
         self.count += 1;
@@ -267,6 +270,8 @@ impl Worker {
             Pace::Upload if !client.is_pinged => {
                 client.is_pinged = true;
                 client.connection.ping();
+                // It may have become so slow that the kernel keeps what it says from us.
+                self.low_water(key.slot, 1);
                 self.pump_later(key);
             }
             Pace::Handshake if client.connection.is_websocket() => {

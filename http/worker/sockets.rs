@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
+use engine::limits::RECEIVE_BUFFER_BYTES;
 use engine::op::{Address, Direction, Errno, Op, Output, SocketId, SocketOp, Token};
 use engine::ticket::TicketId;
 use engine::tickets::ClientKey;
@@ -166,6 +167,7 @@ impl Worker {
             let socket = client.socket;
             if !client.is_ready {
                 client.is_polling = true;
+                self.set_low_water(now, slot);
                 let token = self.token(slot, SocketOp::Readable);
                 self.ops.push_back((token, Op::Readable { socket }));
                 return;
@@ -177,6 +179,23 @@ impl Worker {
             let token = self.token(slot, SocketOp::Recv);
             self.ops.push_back((token, Op::Recv { socket, length_bytes }));
             return;
+        }
+    }
+
+    /// Nobody is woken for less than what is sure to come soon: the bytes of a frame that has begun,
+    /// as many as the client sends in a moment.
+    fn set_low_water(&mut self, now: Instant, slot: u32) {
+        let client = self.clients.at(slot);
+        let soon = client.rate.bytes_per_s(now) / LOW_WATER_PER_S;
+        let bytes = client.connection.expected_bytes().min(soon).min(LOW_WATER_BYTES_MAX).max(1);
+        self.low_water(slot, bytes as u32);
+    }
+
+    pub(super) fn low_water(&mut self, slot: u32, bytes: u32) {
+        let client = self.clients.at(slot);
+        if std::mem::replace(&mut client.low_water_bytes, bytes) != bytes {
+            let socket = client.socket;
+            self.ops.push_back((Token::None, Op::LowWater { socket, bytes }));
         }
     }
 
@@ -281,5 +300,11 @@ impl Worker {
         self.ops.push_back((Token::None, Op::Post { to, mail }));
     }
 }
+
+/// Half of what is received at a time: the other half may come while this one is handled.
+const LOW_WATER_BYTES_MAX: u64 = (RECEIVE_BUFFER_BYTES / 2) as u64;
+
+/// As many bytes as a client sends in a tenth of a second.
+const LOW_WATER_PER_S: u64 = 10;
 
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(100);

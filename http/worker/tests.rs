@@ -22,6 +22,8 @@ struct Harness {
     readable: Option<Token>,
     accept: Option<Token>,
     is_closed: bool,
+    /// From how many bytes on the socket is readable.
+    low_water_bytes: u32,
 }
 
 impl Harness {
@@ -59,8 +61,16 @@ impl Harness {
         };
         let worker = Worker::new(now, config).unwrap();
         let (input, output) = (Vec::new(), Vec::new());
-        let mut it =
-            Self { worker, now, input, output, readable: None, accept: None, is_closed: false };
+        let mut it = Self {
+            worker,
+            now,
+            input,
+            output,
+            readable: None,
+            accept: None,
+            is_closed: false,
+            low_water_bytes: 1,
+        };
         it.run();
         it
     }
@@ -96,6 +106,10 @@ impl Harness {
                     free_bytes: u64::MAX,
                     health: StorageHealth::Good,
                 }),
+                Op::LowWater { bytes, .. } => {
+                    self.low_water_bytes = bytes;
+                    continue;
+                }
                 Op::CloseFile { .. } | Op::Post { .. } => continue,
                 _ => Output::Done,
             };
@@ -120,6 +134,25 @@ impl Harness {
         let token = self.readable.take().expect("it listens");
         self.complete(token, Output::Done);
         self.run();
+    }
+
+    /// A client whose chunks may come.
+    fn uploading(length_bytes: u64) -> Self {
+        let mut it = Self::new();
+        it.connect();
+        it.say(NEW_UPLOAD);
+        let id = TicketId(1).to_string();
+        assert!(String::from_utf8_lossy(&it.output).ends_with(&id));
+        it.say(
+            b"GET /incoming/0.1/frontend/upload_ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
+              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        );
+        let data = format!(r#"{{"Id":"{id}","LengthBytes":{length_bytes},"Name":"n"}}"#);
+        it.say_message(&format!(r#"{{"MsgType":"MsgUploadReq","MsgData":{data}}}"#));
+        it.say_message(r#"{"MsgType":"MsgAck","MsgData":{"Ack":true}}"#);
+        it.output.clear();
+        it
     }
 
     /// A masked text message; the mask is 0.
@@ -164,23 +197,31 @@ fn whoever_could_not_come_while_the_process_was_stopped_has_time_to_come() {
 
 #[test]
 fn a_silent_upload_is_asked_after_15_seconds_and_given_up_after_30() {
-    let mut it = Harness::new();
-    it.connect();
-    it.say(NEW_UPLOAD);
-    let id = TicketId(1).to_string();
-    assert!(String::from_utf8_lossy(&it.output).ends_with(&id));
-    it.say(
-        b"GET /incoming/0.1/frontend/upload_ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\n\
-          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    );
-    let data = format!(r#"{{"Id":"{id}","LengthBytes":9,"Name":"n"}}"#);
-    it.say_message(&format!(r#"{{"MsgType":"MsgUploadReq","MsgData":{data}}}"#));
-    it.say_message(r#"{"MsgType":"MsgAck","MsgData":{"Ack":true}}"#);
-    it.output.clear();
+    let mut it = Harness::uploading(9);
 
     assert_eq!(it.wait(), Duration::from_secs(15));
     assert_eq!(it.output, [0x89, 0], "a ping");
     assert_eq!(it.wait(), Duration::from_secs(15));
     assert!(it.is_closed);
+}
+
+#[test]
+fn nobody_is_woken_for_a_few_bytes_of_a_frame_that_comes_quickly() {
+    let mut it = Harness::uploading(3 << 20);
+    let frame = [&[0x82, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0, 0, 0, 0, 0][..], &[7; 1 << 20]].concat();
+    let (head, rest) = frame.split_at(30_000);
+    it.say(head);
+    assert_eq!(it.low_water_bytes, 29_986 / 10, "what a client of this rate sends in 100 ms");
+    let (middle, tail) = rest.split_at(rest.len() - 50_000);
+    middle.chunks(200_000).for_each(|piece| it.say(piece));
+    assert_eq!(it.low_water_bytes, 50_000, "the rest of the frame");
+    it.say(tail);
+    assert_eq!(it.low_water_bytes, 1, "who knows what comes next");
+    frame.chunks(200_000).take(3).for_each(|piece| it.say(piece));
+    assert_eq!(it.low_water_bytes, 128 * 1024, "half of the receive buffer");
+
+    // It falls silent. Its answer to a ping may be short.
+    it.output.clear();
+    it.wait();
+    assert_eq!((&it.output[..], it.low_water_bytes), (&[0x89, 0][..], 1));
 }

@@ -38,6 +38,7 @@ struct Socket {
     pipe: PipeId,
     is_write_shut: bool,
     is_shut: bool,
+    low_water_bytes: usize,
 }
 
 /// What the cores of a server share.
@@ -145,7 +146,9 @@ impl Core {
         for (index, (_, socket)) in self.readables.iter().enumerate() {
             let it = &self.sockets[socket];
             let pipe = &kernel.pipes[it.pipe];
-            if it.is_shut || pipe.is_reset || pipe.up.len() > 0 || pipe.up.has_ended() {
+            // A full pipe counts as well (`tcp_epollin_ready`).
+            let is_enough = pipe.up.len() >= it.low_water_bytes || pipe.up.space() == 0;
+            if it.is_shut || pipe.is_reset || is_enough || pipe.up.is_ended() {
                 ready.push(Ready::Readable(index));
             }
         }
@@ -220,7 +223,10 @@ impl Core {
     fn insert(&mut self, pipe: PipeId) -> SocketId {
         let socket = SocketId(self.socket_next);
         self.socket_next += 1;
-        self.sockets.insert(socket, Socket { pipe, is_write_shut: false, is_shut: false });
+        self.sockets.insert(
+            socket,
+            Socket { pipe, is_write_shut: false, is_shut: false, low_water_bytes: 1 },
+        );
         socket
     }
 
@@ -239,6 +245,11 @@ impl Core {
                     assert!(matches!(token, Token::Socket { what: SocketOp::Readable, .. }));
                     assert!(self.sockets.contains_key(&socket));
                     self.readables.push((token, socket));
+                }
+                Op::LowWater { socket, bytes } => {
+                    let it = self.sockets.get_mut(&socket).expect("an open socket");
+                    assert!(bytes > 0);
+                    it.low_water_bytes = bytes as usize;
                 }
                 Op::Recv { socket, length_bytes } => {
                     let result = self.receive(socket, length_bytes, kernel, rng);

@@ -79,6 +79,11 @@ impl Flow {
         self.is_ended = true;
     }
 
+    /// Nothing will follow what is on its way.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
     pub(crate) fn has_ended(&self) -> bool {
         self.is_ended && self.bytes.is_empty()
     }
