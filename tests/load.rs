@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use workload::{Outcome, Progress, Report, Step, Verify, Workload, WorkloadError, run};
@@ -72,10 +73,28 @@ fn files_that_nobody_here_reads_are_removed_by_the_server() {
         ..Workload::new(server.address)
     };
     assert_eq!(run(&workload, &mut |_| {}).unwrap().verified_count, 0);
-    // That the upload is over does not wait for it.
-    while !server.files().is_empty() {
-        thread::yield_now();
-    }
+    // That an upload is over does not wait for it.
+    server.wait_for_file_count(0);
+}
+
+#[test]
+fn a_run_that_fails_cancels_what_it_has_begun() {
+    let server = Server::start();
+    let workload = Workload {
+        clients: 1,
+        idle_clients: 5,
+        chunk_bytes: 9 << 20,
+        file_bytes: 18 << 20,
+        ..Workload::new(server.address)
+    };
+    let error = run(&workload, &mut |_| {}).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("client 0, during the transfer: the server closed with 1009"),
+        "{text}"
+    );
+    // The server was told about the others.
+    server.wait_for_file_count(1);
 }
 
 #[test]
@@ -142,6 +161,14 @@ impl Server {
         Self { child, address, storage }
     }
 
+    fn wait_for_file_count(&self, count: usize) {
+        let began = Instant::now();
+        while self.files().len() != count {
+            assert!(began.elapsed() < PATIENCE, "{} files, not {count}", self.files().len());
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Of all uploads, those that are under way too.
     fn files(&self) -> Vec<PathBuf> {
         let folders = ["parts", "arrived"].map(|it| self.storage.path().join(it));
@@ -167,3 +194,6 @@ impl Drop for Server {
         let _ = self.child.wait();
     }
 }
+
+/// Longer than anything here takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);

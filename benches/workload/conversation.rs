@@ -21,7 +21,7 @@ pub(crate) trait Conversation {
 
     fn send_message(&mut self, out: &mut Outbox);
 
-    /// For an upload that never sends anything: it is over.
+    /// For a confirmed upload that is not to go on.
     fn cancel(&mut self, out: &mut Outbox);
 
     /// By which the server knows the file.

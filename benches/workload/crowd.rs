@@ -143,6 +143,28 @@ impl Crowd {
         Ok(())
     }
 
+    /// After a failure: what was begun is cancelled as far as the server listens, so that it need
+    /// not keep it for hours.
+    pub(crate) fn give_up(&mut self) {
+        self.step = Step::Finish;
+        self.opened_count = self.clients.len();
+        let begun: Vec<usize> = (0..self.clients.len())
+            .filter(|it| self.clients[*it].socket.is_some())
+            .filter(|it| self.clients[*it].stage == Stage::Ready)
+            .collect();
+        for client in &begun {
+            let it = &mut self.clients[*client];
+            it.conversation.cancel(&mut it.out);
+            // One failure has ended the run already; others do not matter.
+            let _ = self.flush(*client);
+        }
+        let deadline = Instant::now() + GIVE_UP_TIME;
+        let is_open = |it: &Client| it.socket.is_some() && it.stage < Stage::Done;
+        while begun.iter().any(|it| is_open(&self.clients[*it])) && Instant::now() < deadline {
+            let _ = self.turn(Duration::MAX);
+        }
+    }
+
     /// One turn of the loop: waits for events, at most for `TICK`, and does what they call for.
     pub(crate) fn turn(&mut self, stall_timeout: Duration) -> Result<(), WorkloadError> {
         self.open_more()?;
@@ -267,8 +289,8 @@ impl Crowd {
 
     /// A connection has come to its end. That is as it should be when everything was said.
     fn over(&mut self, client: usize, problem: Problem) -> Result<(), WorkloadError> {
+        self.clients[client].socket = None;
         if self.clients[client].stage == Stage::Done {
-            self.clients[client].socket = None;
             return Ok(());
         }
         Err(WorkloadError::Client { client, step: self.step, problem })
@@ -364,6 +386,7 @@ impl Crowd {
 
 /// How long the loop waits at most, and how often progress is told.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
+const GIVE_UP_TIME: Duration = Duration::from_secs(5);
 const STAGES: usize = Stage::Done as usize + 1;
 const OPENING_COUNT_MAX: usize = 256;
 const EVENT_COUNT: usize = 256;

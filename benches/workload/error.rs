@@ -100,7 +100,8 @@ impl fmt::Display for WorkloadError {
             Self::Unreadable { path, error } => write!(
                 to,
                 "{} cannot be read from here: {error}. Run this on the server's machine as a \
-                 user who may read its files, or with --no-verify",
+                 user who may read its files, or with --no-verify. The files of this run are \
+                 left there",
                 path.display()
             ),
             Self::Corrupt(it) => write!(

@@ -48,8 +48,8 @@ pub struct Workload {
     pub protocol: Protocol,
     /// How many upload at the same time, one file each. At least 1.
     pub clients: usize,
-    /// How many more are connected, their upload confirmed, and never send anything. Not with
-    /// [`Protocol::Put`] and [`Protocol::Tus`].
+    /// How many more are connected, their upload of 64 KiB confirmed, and never send anything. Not
+    /// with [`Protocol::Put`] and [`Protocol::Tus`].
     pub idle_clients: usize,
     /// Of each file.
     pub file_bytes: u64,

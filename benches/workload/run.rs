@@ -49,6 +49,9 @@ pub(crate) fn run(
         outcome.verified_count = run.verify(&files, block)?;
         Ok(outcome)
     });
+    if result.is_err() {
+        run.crowd.give_up();
+    }
     run.remove_files(web_app.as_ref(), result.as_ref().err());
     result
 }

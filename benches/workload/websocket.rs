@@ -54,7 +54,11 @@ impl Upload {
             messages: Messages::new(Content {
                 seed: workload.seed,
                 file: client as u64,
-                length_bytes: workload.file_bytes,
+                // Servers reserve space for what is announced, also for those who never send.
+                length_bytes: match client < workload.clients {
+                    true => workload.file_bytes,
+                    false => IDLE_FILE_BYTES,
+                },
                 shape: Shape::Messages(workload.chunk_bytes),
             }),
             send_ahead: u64::from(workload.send_ahead),
@@ -97,7 +101,7 @@ impl Upload {
                 self.state = State::Sending;
                 Ok(())
             }
-            (State::Sending, Message::ChunkAck { chunk_size }) => {
+            (State::Sending | State::Cancelling, Message::ChunkAck { chunk_size }) => {
                 self.messages.acked(Some(chunk_size))
             }
             (State::Sending, Message::AllDone { .. }) if self.messages.all_acked() => {
@@ -231,7 +235,7 @@ impl Conversation for Upload {
 
     fn cancel(&mut self, out: &mut Outbox) {
         if self.ticket_query.is_some() {
-            let text = r#"{"MsgType":"MsgCancel","MsgData":{"Reason":"never meant to send"}}"#;
+            let text = r#"{"MsgType":"MsgCancel","MsgData":{"Reason":"the load test is over"}}"#;
             out.push(text_frame(text));
             self.state = State::Cancelling;
         } else {
@@ -344,6 +348,7 @@ const PONG: u8 = 0xa;
 /// The example of RFC 6455, 1.3, and what is to be answered to it.
 const HANDSHAKE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const HANDSHAKE_ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+const IDLE_FILE_BYTES: u64 = 64 << 10;
 const ID_BYTES_MAX: usize = 256;
 const CHUNK_BYTES_MAX: u32 = BLOCK_BYTES as u32;
 

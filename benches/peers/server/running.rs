@@ -170,3 +170,46 @@ const LOG: &str = "log";
 const LOG_LINES_MAX: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn child_runs_on_its_processors_only() {
+        let mut command = Command::new("cat");
+        command.arg("/proc/self/status").stdout(Stdio::piped());
+        let output = spawn_on(&[0], &mut command).unwrap().wait_with_output().unwrap();
+        let status = String::from_utf8(output.stdout).unwrap();
+        assert!(status.contains("Cpus_allowed_list:\t0\n"), "{status}");
+    }
+
+    /// The program of this server is the one that runs, and tests do not understand its command line.
+    #[test]
+    fn server_that_ends_shows_what_it_printed() {
+        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup {
+            directory: directory.path(),
+            cpus: &[0],
+            memory_bytes: None,
+            connections_max: None,
+        };
+        match start(Server::Ring, &setup) {
+            Err(ServerError::NotReady { server: "floor-ring", log }) => {
+                assert!(log.contains("listen"), "{log}");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(groups().is_empty());
+    }
+
+    #[test]
+    fn whoever_hangs_up_answers_and_whoever_is_not_there_does_not() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepting = thread::spawn(move || drop(listener.accept()));
+        assert!(answers(address));
+        accepting.join().unwrap();
+        assert!(!answers(address));
+    }
+}
