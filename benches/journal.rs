@@ -85,7 +85,6 @@ impl Core {
             core_count: 1,
             run: 1,
             sync: CommitSync::Dsync,
-            direct: true,
             region: Slice { start: 0, length: REGION_BYTES },
             start: file.start(Side::A, [FILE_BYTES; 2]),
         };

@@ -336,9 +336,12 @@ impl<M> Journal<M> {
 
     fn open(&mut self) {
         self.stage = Stage::Opening;
+        // Elsewhere the page cache is quicker, and its kernel keeps what a commit promises there, or
+        // is asked to sync it.
+        let is_dsync = self.config.sync == CommitSync::Dsync;
         let how = OpenHow {
-            direct: self.config.direct,
-            dsync: self.config.sync == CommitSync::Dsync,
+            direct: is_dsync,
+            dsync: is_dsync,
             // If this process is killed, the next one waits until its last writes have ended.
             lock: true,
             ..OpenHow::default()

@@ -126,7 +126,7 @@ impl Server {
         make: F,
     ) -> Result<Self, ServerError>
     where
-        M: Machine<Mail = Mail>,
+        M: Machine<Mail = Mail> + 'static,
         F: Fn(WorkerConfig) -> io::Result<M> + Clone + Send + 'static,
     {
         let system = |what| move |error| ServerError::System { what, error };

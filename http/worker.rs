@@ -178,7 +178,6 @@ impl Worker {
             core_count: config.core_count,
             run: config.run,
             sync: CommitSync::new(config.durability, config.direct),
-            direct: config.direct,
             region: store.journal_region(),
             start: config.log_start,
         };

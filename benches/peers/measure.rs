@@ -15,9 +15,10 @@ use signal_hook::iterator::Signals;
 use crate::machine::Machine;
 use crate::results::{Depth, FORMAT, Results, ScenarioName, ServerState};
 use crate::runner::{Runner, remove_run_directory};
-use crate::scenario::{PageCache, Scenario};
+use crate::scenario::{Case, PageCache, Scenario, crowd};
 use crate::server::{self, Server};
 use crate::surroundings::{can_drop_caches, open_files_max};
+use crate::table;
 
 /// Measures everything in one run, in turns, and writes the figures
 #[derive(Debug, Args)]
@@ -68,7 +69,7 @@ impl Measure {
             if name == ScenarioName::Idle {
                 runner.watch_idle()?;
             } else {
-                let scenario = self.scenario(name, &mut runner.results)?;
+                let scenario = self.scenario(name, &mut runner.results);
                 runner.run(&scenario)?;
             }
             runner.results.duration_s = began.elapsed().as_secs();
@@ -78,22 +79,23 @@ impl Measure {
     }
 
     /// Without what this machine cannot do.
-    fn scenario(&self, name: ScenarioName, results: &mut Results) -> io::Result<Scenario> {
+    fn scenario(&self, name: ScenarioName, results: &mut Results) -> Scenario {
         let mut scenario = Scenario::new(name, self.depth());
-        let needed = scenario.cases.iter().map(|it| it.load.clients + it.load.idle_clients).max();
-        // Beside the sockets: files, pipes, the journal.
-        let needed = needed.unwrap_or(0) as u64 + 200;
         let open_files = open_files_max();
-        if open_files < needed {
-            let text = format!("{needed} open files are needed, {open_files} allowed: ulimit -Hn");
-            return Err(io::Error::other(text));
+        if let Some(remaining) = crowd::fit(&mut scenario.cases, open_files) {
+            results.left_out.push(format!(
+                "Connections beyond {}: a process may have {} open files here (`ulimit -Hn`), and \
+                 a server needs two for each upload.",
+                table::count(remaining as u64),
+                table::count(open_files),
+            ));
         }
-        let is_fresh = |it: &crate::scenario::Case| it.page_cache == PageCache::Fresh;
+        let is_fresh = |it: &Case| it.page_cache == PageCache::Fresh;
         if scenario.cases.iter().any(is_fresh) && !can_drop_caches() {
             scenario.cases.retain(|it| !is_fresh(it));
             results.left_out.push("Fresh page cache: only root can empty it.".to_owned());
         }
-        Ok(scenario)
+        scenario
     }
 
     fn runner(&self, directory: PathBuf) -> Result<Runner, Box<dyn Error>> {

@@ -31,8 +31,16 @@ pub(crate) struct Group {
 }
 
 impl Chart {
-    /// The SVG document.
-    pub(crate) fn svg(&self) -> String {
+    /// The SVG document. What was measured for no group is left out.
+    pub(crate) fn svg(mut self) -> String {
+        for index in (0..self.series.len()).rev() {
+            if self.groups.iter().all(|it| it.bars[index].is_none()) {
+                self.series.remove(index);
+                for group in &mut self.groups {
+                    group.bars.remove(index);
+                }
+            }
+        }
         let mut text = String::new();
         {
             let area = SVGBackend::with_string(&mut text, (WIDTH, self.height() as u32))
@@ -57,7 +65,7 @@ impl Chart {
     }
 
     fn draw(&self, area: &Area<'_>) -> DrawResult {
-        area.draw(&Text::new(self.title.clone(), (MARGIN, 10), text_style(18.0, HPos::Left)))?;
+        area.draw(&Text::new(self.title.clone(), (MARGIN, 18), text_style(18.0, HPos::Left)))?;
         if self.series.len() > 1 {
             self.draw_legend(area)?;
         }
@@ -234,6 +242,17 @@ mod tests {
     fn nothing_measured_is_still_a_plot() {
         let empty = Chart { groups: Vec::new(), ..chart() };
         assert_well_formed(&empty.svg());
+    }
+
+    #[test]
+    fn what_was_measured_for_nobody_has_no_bars() {
+        let mut chart = chart();
+        for group in &mut chart.groups {
+            group.bars[1] = None;
+        }
+        let svg = chart.svg();
+        assert!(!svg.contains("not measured") && !svg.contains("fresh"));
+        assert_eq!(svg.matches("<rect").count(), 2);
     }
 
     #[test]

@@ -87,7 +87,7 @@ impl MemoryWatch {
             Cores::Two => 2,
         };
         Memory {
-            pools_bytes_max: cores * (STAGING_BYTES + RECEIVE_BYTES),
+            pools_bytes_max: cores * (STAGING_BYTES + ROUNDING_BYTES),
             start: self.start,
             connected: self.connected.unwrap_or_default(),
             end: self.end.unwrap_or_default(),
@@ -120,9 +120,10 @@ fn parse_smaps(smaps: &str) -> Anonymous {
     found
 }
 
-/// Defaults of this server, for each core: `--memory`, and the buffer that it receives into.
+/// The default of `--memory`, for each core.
 const STAGING_BYTES: u64 = 64 << 20;
-const RECEIVE_BYTES: u64 = 256 << 10;
+/// Beside it the journal's buffer, and one to receive into; each of both rounded up to a huge page.
+const ROUNDING_BYTES: u64 = 4 << 20;
 
 #[cfg(test)]
 mod tests {

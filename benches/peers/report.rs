@@ -62,11 +62,7 @@ impl Page {
     fn of(results: &Results) -> Self {
         let mut page = Self { markdown: head(results), plots: Vec::new() };
         for (name, title, text) in SECTIONS {
-            let is_measured = match name {
-                ScenarioName::Idle => !results.idle.is_empty(),
-                _ => results.runs.iter().any(|it| it.scenario == name && it.round > 0),
-            };
-            if !is_measured {
+            if !results.has(name) {
                 continue;
             }
             let section = match name {

@@ -159,6 +159,14 @@ pub(crate) struct IdleRun {
 }
 
 impl Results {
+    /// Whether a scenario was measured.
+    pub(crate) fn has(&self, scenario: ScenarioName) -> bool {
+        match scenario {
+            ScenarioName::Idle => !self.idle.is_empty(),
+            _ => self.runs.iter().any(|it| it.scenario == scenario && it.round > 0),
+        }
+    }
+
     /// The runs that count, of one server with one load.
     pub(crate) fn runs<'a>(
         &'a self,

@@ -143,10 +143,10 @@ impl Runner {
     }
 
     fn check_space(&self, scenario: &Scenario) -> Result<(), RunError> {
-        // What is uploaded, as much again for a scratch file, and what journals take.
+        // What is uploaded, scratch files, and what journals and idle uploads take.
         let needed = scenario.cases.iter().map(|it| it.load.total_bytes()).max().unwrap_or(0);
         let scratch = needed.min(SCRATCH_BYTES_MAX);
-        let needed_bytes = needed + scratch + JOURNALS_BYTES;
+        let needed_bytes = needed + scratch + SPARE_BYTES;
         let free_bytes =
             free_bytes(&self.directory).map_err(RunError::machine("ask for free space"))?;
         if free_bytes >= needed_bytes {
@@ -284,7 +284,7 @@ impl Shuffle {
 
 const RUN_DIRECTORY: &str = "run";
 const SCRATCH_BYTES_MAX: u64 = 2 << 30;
-const JOURNALS_BYTES: u64 = 256 << 20;
+const SPARE_BYTES: u64 = 1 << 30;
 const GIB: f64 = (1u64 << 30) as f64;
 
 #[cfg(test)]

@@ -32,16 +32,20 @@ pub(crate) fn prepare_page_cache(
     }
 }
 
-/// Writes a file and removes it at once: its pages are free, and the host has backed them.
+/// Writes a file and removes it at once: its pages are free, and the host has backed them. Once
+/// more, because not all free pages are taken in the order in which they were freed.
 fn warm(directory: &Path, length_bytes: u64) -> io::Result<()> {
     let path = directory.join("scratch");
-    let mut file = File::create(&path)?;
     let block = vec![0x5a; 1 << 20];
-    for _ in 0..length_bytes.div_ceil(block.len() as u64) {
-        file.write_all(&block)?;
+    for _ in 0..2 {
+        let mut file = File::create(&path)?;
+        for _ in 0..(length_bytes + length_bytes / 3).div_ceil(block.len() as u64) {
+            file.write_all(&block)?;
+        }
+        drop(file);
+        fs::remove_file(&path)?;
     }
-    drop(file);
-    fs::remove_file(path)
+    Ok(())
 }
 
 /// Whether the page cache can be emptied: for root only.
@@ -74,11 +78,16 @@ pub(crate) fn take_client_cpus(cores: Cores, cpu_count: usize) -> io::Result<()>
     Ok(sched_setaffinity(None, &cpus)?)
 }
 
-/// As many open files as this user may have, for this process and what it starts.
+/// How many files this process, and what it starts, may have open: as many as can be had.
 pub(crate) fn open_files_max() -> u64 {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    let _ = setrlimit(Resource::Nofile, raised);
+    // More than the hard limit is for the privileged; the hard limit itself for all.
+    let wanted = limit.maximum.map(|it| it.max(OPEN_FILES));
+    for maximum in [wanted, limit.maximum] {
+        if setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {
+            break;
+        }
+    }
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
@@ -124,6 +133,9 @@ impl CpuTimes {
         Self { total: times.iter().sum(), steal: times.get(7).copied().unwrap_or(0) }
     }
 }
+
+/// For ten thousand connections.
+const OPEN_FILES: u64 = 1 << 16;
 
 const DROP_CACHES: &str = "/proc/sys/vm/drop_caches";
 

@@ -76,7 +76,7 @@ pub enum Backend {
 /// io_uring.
 pub fn run<W>(runtime: Runtime, machine: W, setup: Setup<W::Mail>) -> io::Result<()>
 where
-    W: Machine,
+    W: Machine + 'static,
 {
     match (runtime, setup.backend) {
         (Runtime::Monoio, _) => monoio::run(machine, setup),

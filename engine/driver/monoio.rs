@@ -21,7 +21,7 @@ use super::{Backend, Setup, ring};
 use crate::op::{Errno, Machine, Output, Token};
 
 /// Runs the machine. The runtime is built here, because its ring belongs to this thread.
-pub(super) fn run<W: Machine>(machine: W, setup: Setup<W::Mail>) -> io::Result<()> {
+pub(super) fn run<W: Machine + 'static>(machine: W, setup: Setup<W::Mail>) -> io::Result<()> {
     match setup.backend {
         Backend::IoUring => ring::build(|ring| {
             RuntimeBuilder::<IoUringDriver>::new()
@@ -31,7 +31,9 @@ pub(super) fn run<W: Machine>(machine: W, setup: Setup<W::Mail>) -> io::Result<(
                 .build()
         })?
         .block_on(async {
-            Pump::new(machine, Uring, setup)?.run().await;
+            // A task: monoio enters the ring once more in each turn in which the main future starts
+            // tasks.
+            ::monoio::spawn(Pump::new(machine, Uring, setup)?.run()).await;
             Ok(())
         }),
         Backend::Epoll => {

@@ -11,8 +11,6 @@ pub struct JournalConfig {
     /// Of this start of the server.
     pub run: u64,
     pub sync: CommitSync,
-    /// Write without the page cache.
-    pub direct: bool,
     /// The journal's part of the core's memory: [`super::REGION_BYTES`], at a block boundary.
     pub region: Slice,
     pub start: LogStart,
@@ -21,7 +19,8 @@ pub struct JournalConfig {
 /// What a commit waits for before it counts. The end of a move is always synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitSync {
-    /// Files are opened so that a write completes when it is durable.
+    /// Files are written without the page cache, and opened so that a write completes when it is
+    /// durable.
     Dsync,
     /// Each commit is written, then synced; one sync serves those that are written.
     Fdatasync,

@@ -41,7 +41,6 @@ impl Bench {
             core_count: 1,
             run: 1,
             sync,
-            direct: true,
             region: Slice { start: 0, length: REGION_BYTES },
             start: file.start(Side::A, [FILE_BYTES_MIN; 2]),
         };

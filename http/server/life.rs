@@ -60,7 +60,7 @@ impl Life {
         make: &F,
     ) -> Result<Self, ServerError>
     where
-        M: Machine<Mail = Mail>,
+        M: Machine<Mail = Mail> + 'static,
         F: Fn(WorkerConfig) -> io::Result<M> + Clone + Send + 'static,
     {
         let system = |what| move |error| ServerError::System { what, error };

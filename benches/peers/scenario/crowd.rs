@@ -9,7 +9,7 @@ pub(crate) fn cases(depth: Depth) -> Vec<Case> {
         idle_clients,
         ..Load::new(clients, file_bytes, Window::Announced)
     };
-    let many = depth.pick(load(1000, 4 * MIB, 0), load(1000, MIB, 0), load(50, MIB / 2 + 5, 0));
+    let many = depth.pick(load(1000, 8 * MIB, 0), load(1000, 4 * MIB, 0), load(50, MIB / 2 + 5, 0));
     let (alone, among) = depth.pick(
         (load(100, 40 * MIB, 0), load(100, 40 * MIB, 9900)),
         (load(100, 10 * MIB, 0), load(100, 10 * MIB, 9900)),
@@ -69,14 +69,48 @@ pub(crate) fn section(results: &Results) -> Section {
     Section { markdown: text, plots: Vec::new() }
 }
 
+/// Leaves out idle connections for which a server with so many open files has no room: for each
+/// upload it holds a socket and a file. How many remain in all, if any were left out.
+pub(crate) fn fit(cases: &mut [Case], open_files_max: u64) -> Option<usize> {
+    let connections_max = usize::try_from(open_files_max.saturating_sub(SPARE_FILES) / 2);
+    let connections_max = connections_max.unwrap_or(usize::MAX);
+    let mut remaining = None;
+    for load in cases.iter_mut().map(|it| &mut it.load) {
+        let idle_clients_max = connections_max.saturating_sub(load.clients);
+        if load.idle_clients > idle_clients_max {
+            load.idle_clients = idle_clients_max;
+            remaining = Some(load.clients + load.idle_clients);
+        }
+    }
+    remaining
+}
+
 fn mebibytes(length: u64) -> f64 {
     length as f64 / MIB as f64
 }
 
 pub(crate) const UPLOADS: &str = "1,000 uploads";
 pub(crate) const ALONE: &str = "100 uploads alone";
-pub(crate) const AMONG: &str = "100 uploads among 10,000 connections";
+pub(crate) const AMONG: &str = "100 uploads among idle connections";
+
+/// Journals, pipes, callbacks, listeners.
+const SPARE_FILES: u64 = 400;
 
 const MEMORY_TEXT: &str = "Anonymous memory of the server. Pools (`--memory` and one receive buffer for \
 each core) are told from the rest by their mappings, and what the server has before the first \
 connection counts for none.";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn idle_connections_are_as_many_as_there_are_files_for() {
+        let mut all = cases(Depth::Whole);
+        assert_eq!(fit(&mut all, 1 << 20), None);
+        assert_eq!(all.last().unwrap().load.idle_clients, 9900);
+        assert_eq!(fit(&mut all, 20_000), Some(9800));
+        assert_eq!(all.last().unwrap().load.idle_clients, 9700);
+        assert_eq!(all[0].load.clients, 1000, "who uploads is not left out");
+    }
+}

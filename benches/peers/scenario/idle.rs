@@ -32,8 +32,9 @@ pub(crate) fn watch_time(depth: Depth) -> Duration {
 
 /// Looks at a process, first without a tracer, then with one. `log` is written.
 pub(crate) fn watch(server: Server, pid: u32, time: Duration, log: &Path) -> io::Result<IdleRun> {
-    // What a server does at its start is over then.
-    thread::sleep(SETTLE_TIME);
+    // What a server does at its start is over then, and so are the time-outs of the connection that
+    // has seen whether it answers.
+    thread::sleep(SETTLE_TIME.min(time));
     let before = context_switches(pid)?;
     thread::sleep(time);
     let after = context_switches(pid)?;
@@ -152,7 +153,7 @@ pub(crate) fn section(results: &Results) -> Section {
     Section { markdown, plots: Vec::new() }
 }
 
-const SETTLE_TIME: Duration = Duration::from_secs(2);
+const SETTLE_TIME: Duration = Duration::from_secs(8);
 const ATTACH_TIME: Duration = Duration::from_secs(1);
 
 const IDLE_TEXT: &str = "Context switches are counted by the kernel, without a tracer. System calls \

@@ -18,16 +18,18 @@ pub(crate) fn cases(depth: Depth) -> Vec<Case> {
             let file_bytes = if is_slow(server) {
                 depth.pick(32 * MIB, 8 * MIB, MIB + 5)
             } else {
-                depth.pick(96 * MIB, 32 * MIB, MIB + 5)
+                depth.pick(64 * MIB, 32 * MIB, MIB + 5)
             };
             let load = Load::new(depth.pick(16, 16, 4), file_bytes, TWO_OF_1_MIB);
-            cases.push(Case { page_cache, ..Case::new(variant, server, load) });
+            // An empty page cache cannot be warmed up.
+            let warms_up = page_cache == PageCache::Warm;
+            cases.push(Case { page_cache, warms_up, ..Case::new(variant, server, load) });
         }
     }
     cases
 }
 
-/// So slow that a third of the bytes tell as much.
+/// So slow that half of the bytes tell as much.
 fn is_slow(server: Server) -> bool {
     matches!(server, Server::NodeWs | Server::TusNode | Server::Copyparty | Server::Rustus)
 }

@@ -225,7 +225,6 @@ impl Sim {
                 core_count,
                 run: recovery.run_next,
                 sync: self.sync,
-                direct: self.rng.chance(50),
                 region: Slice { start: 8192, length: REGION_BYTES },
                 start: file.start(name.side, capacity_bytes),
             };
