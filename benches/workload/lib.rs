@@ -8,7 +8,8 @@
 //! run.rs           the steps, and what is measured in each
 //! crowd.rs         the loop: who may send, who waits         turns.rs    whose turn it is
 //! conversation.rs  what every client is for the crowd        outbox.rs   down to its socket
-//! websocket.rs     a client that speaks WebSocket            http.rs     one that speaks PUT or tus
+//! websocket.rs     a client that speaks WebSocket            frame.rs    in such pieces
+//! http.rs          one that speaks PUT or tus
 //! content.rs       what is in the files                      verify.rs   are they right?
 //! web_app.rs       who takes them                            cpu.rs      what the server spends
 //! outcome.rs       what was measured                         report.rs   the same as text and JSON
@@ -19,6 +20,7 @@ mod conversation;
 mod cpu;
 mod crowd;
 mod error;
+mod frame;
 mod http;
 mod outbox;
 mod outcome;

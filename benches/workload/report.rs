@@ -187,3 +187,84 @@ fn bytes(number: f64) -> String {
 fn milliseconds(us: u64) -> String {
     format!("{:.1} ms", us as f64 / 1000.0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hdrhistogram::Histogram;
+
+    use super::*;
+    use crate::{Cpu, Memory, Phase, Phases, Rates};
+
+    #[test]
+    fn sizes_have_the_unit_that_fits() {
+        for (number, text) in [
+            (0.0, "0 B"),
+            (999.0, "999 B"),
+            (1000.0, "0.98 KiB"),
+            (1024.0, "1 KiB"),
+            (1536.0, "1.50 KiB"),
+            (268435456.0, "256 MiB"),
+            (1.5 * 1024.0 * 1024.0 * 1024.0, "1.50 GiB"),
+            (2048.0 * 1024.0 * 1024.0 * 1024.0, "2.00 TiB"),
+        ] {
+            assert_eq!(bytes(number), text);
+        }
+    }
+
+    #[test]
+    fn a_report_says_what_was_measured_and_survives_json() {
+        let workload = Workload {
+            clients: 2,
+            file_bytes: 1 << 29,
+            idle_clients: 7,
+            ..Workload::new(([127, 0, 0, 1], 1).into())
+        };
+        let phase = |ms, process_ns, kernel_threads_ns| Phase {
+            wall: Duration::from_millis(ms),
+            cpu: Some(Cpu { process_ns, kernel_threads_ns }),
+        };
+        let mut ack_latency_us = Histogram::new(3).unwrap();
+        ack_latency_us.record_n(1000, 99).unwrap();
+        ack_latency_us.record(50_000).unwrap();
+        let mut outcome = Outcome {
+            payload_bytes: 1 << 30,
+            phases: Phases {
+                prepare: phase(10, 5_000_000, 0),
+                transfer: phase(500, 200_000_000, 40_000_000),
+                finish: phase(20, 10_000_000, 1_000_000),
+            },
+            ack_latency_us,
+            memory: Some(Memory::default()),
+            fairness: 0.5,
+            client_bytes_per_s: Rates { min: 1.0, median: 2.0, max: 3.0 },
+            client_busy: 0.25,
+            verified_count: 2,
+        };
+        let report = Report::new(&workload, &outcome);
+        // Tickets and connections do not count.
+        assert_eq!(report.cpu_s_per_gib, Some(0.251));
+        assert_eq!(outcome.transfer_cpu_s_per_gib(), Some(0.24));
+        assert_eq!(report.bytes_per_s, 2.0 * f64::from(1 << 30));
+        assert_eq!((report.ack_p50_us, report.ack_p99_us), (1000, 1000));
+        assert!(report.ack_p999_us >= 50_000);
+        let table = report.to_string();
+        for line in [
+            "uploads             2 × 512 MiB, chunks of 1 MiB, 2 ahead\n",
+            "idle beside them    7\n",
+            "throughput          2 GiB/s\n",
+            "server's CPU        0.251 s/GiB (0.20 s + 0.04 s in kernel threads)\n",
+            "verified            2 of 2 files\n",
+        ] {
+            assert!(table.contains(line), "{line}{table}");
+        }
+        let json = serde_json::to_string(&report).unwrap();
+        assert_eq!(serde_json::from_str::<Report>(&json).unwrap(), report);
+        outcome.phases.transfer.cpu = None;
+        outcome.memory = None;
+        let report = Report::new(&Workload { announced: true, ..workload }, &outcome);
+        assert_eq!((report.cpu_s_per_gib, report.chunk_bytes), (None, None));
+        assert!(!report.to_string().contains("server's"), "nothing that was not measured");
+    }
+}

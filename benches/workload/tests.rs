@@ -5,8 +5,10 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use tungstenite::protocol::CloseFrame;
@@ -64,6 +66,33 @@ fn one_wrong_byte_is_found_and_its_file_is_kept() {
     assert_eq!(error(&workload, &mut flip), WorkloadError::Corrupt(mismatch));
     assert!(path.exists());
     assert!(!directory.path().join("file-0").exists());
+}
+
+#[test]
+fn no_more_is_under_way_than_allowed_whatever_windows_are_open() {
+    let received = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&received);
+    let server = serve(move |socket| {
+        let mut socket = confirmed(socket);
+        while let Ok(message) = socket.read() {
+            if let Message::Binary(it) = message {
+                count.fetch_add(it.len(), Ordering::Relaxed);
+            }
+        }
+    });
+    let stall_timeout = Duration::from_millis(500);
+    for (in_flight_bytes_max, expected) in [(Some(29_999), 20_000), (None, 3 * 40_000)] {
+        let workload =
+            Workload { in_flight_bytes_max, send_ahead: 4, stall_timeout, ..small(server) };
+        let error = error(&workload, &mut |_| {});
+        assert!(matches!(error, WorkloadError::Stalled { step: Step::Transfer, .. }), "{error}");
+        // The server's threads may still be reading.
+        let began = Instant::now();
+        while received.load(Ordering::Relaxed) < expected && began.elapsed() < PATIENCE {
+            thread::yield_now();
+        }
+        assert_eq!(received.swap(0, Ordering::Relaxed), expected);
+    }
 }
 
 #[test]
@@ -180,9 +209,9 @@ fn nothing_hangs_at_a_server_that_says_nothing() {
 
 #[test]
 fn what_cannot_be_is_refused_before_anything_is_sent() {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let nobody = listener.local_addr().unwrap();
-    drop(listener);
+    // Nobody listens at port 1. (A port that was listened to may live on in a process that another
+    // test is about to start.)
+    let nobody = SocketAddr::from(([127, 0, 0, 1], 1));
     let refused = WorkloadError::Connect { server: nobody, errno: Errno::CONNREFUSED };
     assert_eq!(error(&small(nobody), &mut |_| {}), refused);
     assert!(refused.to_string().contains("incoming serve --listen"), "{refused}");
@@ -328,3 +357,6 @@ fn read_head(mut socket: &TcpStream) -> String {
     }
     String::from_utf8(head).unwrap()
 }
+
+/// Longer than anything here takes on any machine.
+const PATIENCE: Duration = Duration::from_secs(60);

@@ -99,3 +99,47 @@ fn answer(socket: &TcpStream, taken: &Mutex<HashMap<String, String>>) -> std::io
 
 const PATIENCE: Duration = Duration::from_secs(5);
 const REQUEST_BYTES_MAX: u64 = 64 << 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(app: &WebApp, request: &str) -> String {
+        let mut socket = TcpStream::connect(app.listener.local_addr().unwrap()).unwrap();
+        let mut answer = String::new();
+        // Who says too much may be cut off at any of these.
+        let _ = socket.write_all(request.as_bytes());
+        let _ = socket.shutdown(Shutdown::Write);
+        let _ = socket.read_to_string(&mut answer);
+        answer
+    }
+
+    fn callback(form: &str) -> String {
+        format!("POST /done HTTP/1.1\r\nHost: h\r\ncontent-length: {}\r\n\r\n{form}", form.len())
+    }
+
+    #[test]
+    fn arrivals_are_remembered_and_nothing_else_disturbs() {
+        let app = WebApp::start(([127, 0, 0, 1], 0).into(), None).unwrap();
+        assert!(ask(&app, &callback("id=a&cancelled=no&filename=%2Fx%20y%2Fa")).ends_with("done"));
+        assert_eq!(ask(&app, "GET"), "");
+        ask(&app, &"x".repeat(100_000));
+        ask(&app, "POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\nid=b");
+        assert!(ask(&app, &callback("id=c&cancelled=yes&filename=")).ends_with("done"));
+        assert_eq!(app.path_of("a").as_deref(), Some("/x y/a"));
+        assert_eq!(app.paths(), ["/x y/a"]);
+        assert_eq!(app.path_of("c"), None);
+    }
+
+    #[test]
+    fn the_server_is_told_where_it_finds_the_web_app() {
+        let url = |host| {
+            let app = WebApp::start(([127, 0, 0, 1], 0).into(), host).unwrap();
+            let port = app.listener.local_addr().unwrap().port().to_string();
+            app.url.replace(&port, "PORT")
+        };
+        assert_eq!(url(None), "http://127.0.0.1:PORT/done");
+        assert_eq!(url(Some("app.example")), "http://app.example:PORT/done");
+        assert_eq!(url(Some("app.example:80")), "http://app.example:80/done");
+    }
+}

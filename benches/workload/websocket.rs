@@ -1,12 +1,11 @@
 //! A client that uploads over WebSocket: what it says, and what it makes of the answers. Inert.
 
-use std::ops::Range;
-
 use serde::Deserialize;
 
 use crate::content::{BLOCK_BYTES, Content, Piece, Shape};
 use crate::conversation::{Conversation, Messages, Stage};
 use crate::error::Problem;
+use crate::frame::{self, BINARY, CLOSE, CONTINUATION, FIN, PING, PONG, TEXT};
 use crate::http::{request_head, response};
 use crate::outbox::Outbox;
 use crate::{Protocol, Verify, Workload};
@@ -97,7 +96,7 @@ impl Upload {
                     self.messages = Messages::new(Content { shape, ..self.messages.content });
                     self.send_ahead = u64::from(send_ahead);
                 }
-                out.push(text_frame(r#"{"MsgType":"MsgAck","MsgData":{"Ack":true}}"#));
+                out.push(frame::text(r#"{"MsgType":"MsgAck","MsgData":{"Ack":true}}"#));
                 self.state = State::Sending;
                 Ok(())
             }
@@ -105,7 +104,7 @@ impl Upload {
                 self.messages.acked(Some(chunk_size))
             }
             (State::Sending, Message::AllDone { .. }) if self.messages.all_acked() => {
-                out.push(frame(CLOSE, &1000u16.to_be_bytes()));
+                out.push(frame::whole(CLOSE, &1000u16.to_be_bytes()));
                 self.state = State::Done;
                 Ok(())
             }
@@ -123,7 +122,7 @@ impl Upload {
         match opcode {
             TEXT => self.on_message(payload, out),
             PING => {
-                out.push(frame(PONG, payload));
+                out.push(frame::whole(PONG, payload));
                 Ok(())
             }
             PONG => Ok(()),
@@ -179,12 +178,12 @@ impl Conversation for Upload {
                         "Name": format!("file-{}", self.messages.content.file),
                     },
                 });
-                out.push(text_frame(&request.to_string()));
+                out.push(frame::text(&request.to_string()));
                 self.state = State::Confirm;
                 Ok(length)
             }
             _ => {
-                let Some((opcode, payload)) = parse_frame(bytes)? else { return Ok(0) };
+                let Some((opcode, payload)) = frame::parse(bytes)? else { return Ok(0) };
                 let end = payload.end;
                 self.on_frame(opcode, &bytes[payload], out)?;
                 Ok(end)
@@ -222,7 +221,7 @@ impl Conversation for Upload {
             // that of a message.
             let mut key = message.key;
             key.rotate_left((sent_bytes % 4) as usize);
-            let head = frame_head(fin | opcode, length_bytes, key);
+            let head = frame::head(fin | opcode, length_bytes, key);
             match sent_bytes {
                 0 => out.push_beginning(head),
                 _ => out.push(head),
@@ -236,10 +235,10 @@ impl Conversation for Upload {
     fn cancel(&mut self, out: &mut Outbox) {
         if self.ticket_query.is_some() {
             let text = r#"{"MsgType":"MsgCancel","MsgData":{"Reason":"the load test is over"}}"#;
-            out.push(text_frame(text));
+            out.push(frame::text(text));
             self.state = State::Cancelling;
         } else {
-            out.push(frame(CLOSE, &1000u16.to_be_bytes()));
+            out.push(frame::whole(CLOSE, &1000u16.to_be_bytes()));
             self.state = State::Done;
         }
     }
@@ -284,66 +283,6 @@ enum Message {
         message: String,
     },
 }
-
-/// Opcode and where the payload is, of an unmasked frame that is a whole message (RFC 6455, 5.2).
-/// `None`: not all there yet.
-fn parse_frame(bytes: &[u8]) -> Result<Option<(u8, Range<usize>)>, Problem> {
-    let [first, second, rest @ ..] = bytes else { return Ok(None) };
-    if first & 0x70 != 0 || second & MASKED != 0 {
-        return Err(Problem::Garbage("a frame with reserved bits, or with a mask"));
-    }
-    if first & FIN == 0 {
-        return Err(Problem::Garbage("a message in several frames"));
-    }
-    let (length, head_bytes) = match second & 0x7f {
-        126 => match rest {
-            [high, low, ..] => (u16::from_be_bytes([*high, *low]), 4),
-            _ => return Ok(None),
-        },
-        127 => return Err(Problem::Garbage("a message that is too long")),
-        short => (u16::from(short), 2),
-    };
-    let end = head_bytes + usize::from(length);
-    Ok((bytes.len() >= end).then_some((first & 0xf, head_bytes..end)))
-}
-
-fn text_frame(text: &str) -> Vec<u8> {
-    frame(TEXT, text.as_bytes())
-}
-
-/// A short message or a control frame. Its key is 0: it is not the payload that is measured.
-fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = frame_head(FIN | opcode, payload.len() as u64, [0; 4]);
-    frame.extend_from_slice(payload);
-    frame
-}
-
-fn frame_head(first_byte: u8, length_bytes: u64, key: [u8; 4]) -> Vec<u8> {
-    let mut head = Vec::with_capacity(14);
-    head.push(first_byte);
-    match length_bytes {
-        short @ 0..126 => head.push(MASKED | short as u8),
-        medium @ 126..65536 => {
-            head.push(MASKED | 126);
-            head.extend_from_slice(&(medium as u16).to_be_bytes());
-        }
-        long => {
-            head.push(MASKED | 127);
-            head.extend_from_slice(&long.to_be_bytes());
-        }
-    }
-    head.extend_from_slice(&key);
-    head
-}
-
-const FIN: u8 = 0x80;
-const MASKED: u8 = 0x80;
-const CONTINUATION: u8 = 0x0;
-const TEXT: u8 = 0x1;
-const BINARY: u8 = 0x2;
-const CLOSE: u8 = 0x8;
-const PING: u8 = 0x9;
-const PONG: u8 = 0xa;
 
 /// The example of RFC 6455, 1.3, and what is to be answered to it.
 const HANDSHAKE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -530,6 +469,6 @@ mod tests {
             assert_eq!(upload.on_bytes(&ping[..length], &mut out), Ok(0));
         }
         assert_eq!(upload.on_bytes(&ping, &mut out), Ok(ping.len()));
-        assert_eq!(out.flat(block), frame(PONG, b"are you there"));
+        assert_eq!(out.flat(block), frame::whole(PONG, b"are you there"));
     }
 }
