@@ -156,7 +156,7 @@ impl Crowd {
             let it = &mut self.clients[*client];
             it.conversation.cancel(&mut it.out);
             // One failure has ended the run already; others do not matter.
-            let _ = self.flush(*client);
+            let _ = self.settle(*client).and_then(|()| self.flush(*client));
         }
         let deadline = Instant::now() + GIVE_UP_TIME;
         let is_open = |it: &Client| it.socket.is_some() && it.stage < Stage::Done;
