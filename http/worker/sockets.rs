@@ -187,7 +187,7 @@ impl Worker {
     fn set_low_water(&mut self, now: Instant, slot: u32) {
         let client = self.clients.at(slot);
         let soon = client.rate.bytes_per_s(now) / LOW_WATER_PER_S;
-        let bytes = client.connection.expected_bytes().min(soon).min(LOW_WATER_BYTES_MAX).max(1);
+        let bytes = client.connection.expected_bytes().min(soon).clamp(1, LOW_WATER_BYTES_MAX);
         self.low_water(slot, bytes as u32);
     }
 
