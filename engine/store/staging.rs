@@ -385,11 +385,12 @@ impl<M> Store<M> {
         }
     }
 
-    /// Large leases while few uploads are active, small ones when many are: a quarter of an even
-    /// share, because an upload holds up to four. Never much more than the file needs.
+    /// Large leases while few uploads are active, small ones when many are: half of an even share.
+    /// An upload may hold four leases, but most have one with the disk and one that is being filled.
+    /// Never much more than the file needs.
     fn lease_bytes_wanted(&self, slot: u32) -> u32 {
         let active = (self.holders.len() + self.waiting.len()).max(1) as u32;
-        let share = self.staging.capacity_bytes() / active / LEASES_MAX as u32;
+        let share = self.staging.capacity_bytes() / active / LEASES_USUAL;
         let remaining = self.part(slot).upload.remaining() + u64::from(BLOCK_BYTES);
         let needed = u32::try_from(remaining).unwrap_or(u32::MAX).min(LEASE_BYTES_MAX);
         let share = share.clamp(LEASE_BYTES_MIN, LEASE_BYTES_MAX);
@@ -409,6 +410,7 @@ impl<M> Store<M> {
 
 /// Staging leases of one upload: two in the kernel's hands, one waiting, one being filled.
 const LEASES_MAX: usize = WRITES_IN_FLIGHT_MAX + 2;
+const LEASES_USUAL: u32 = 2;
 
 /// How long part-filled staging is kept while somebody waits for memory.
 const PRESSURE_DELAY: Duration = Duration::from_millis(10);
