@@ -164,7 +164,8 @@ fn stop_at_signals(directory: PathBuf) -> io::Result<()> {
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
             server::stop_all();
-            let _ = remove_run_directory(&directory);
+            // The other thread may be writing there until this program ends.
+            let _ = (0..3).find(|_| remove_run_directory(&directory).is_ok());
             process::exit(128 + signal);
         }
     });

@@ -213,10 +213,20 @@ impl Run {
         (self.transfer.cpu_ns() + self.finish.cpu_ns()) as f64 / 1e9 / self.gibibytes()
     }
 
+    /// The same while bytes move, without what each file costs once.
+    pub(crate) fn transfer_cpu_s_per_gib(&self) -> f64 {
+        self.transfer.cpu_ns() as f64 / 1e9 / self.gibibytes()
+    }
+
     /// What each connection has cost before its first byte, ticket and file made, in CPU
     /// milliseconds.
     pub(crate) fn prepare_cpu_ms(&self) -> f64 {
         self.prepare.cpu_ns() as f64 / 1e6 / f64::from(self.connection_count)
+    }
+
+    /// What each file has cost after the last byte of all, in CPU milliseconds.
+    pub(crate) fn finish_cpu_ms(&self) -> f64 {
+        self.finish.cpu_ns() as f64 / 1e6 / f64::from(self.file_count)
     }
 
     pub(crate) fn gib_per_s(&self) -> f64 {
@@ -376,7 +386,8 @@ pub(crate) mod tests {
         run.prepare = Phase { process_ns: 32_000_000, ..Phase::default() };
         assert_eq!(run.cpu_s_per_gib(), 0.601 / 2.0);
         assert_eq!((run.gib_per_s(), run.transfer_gib_per_s()), (1.0, 2.0));
-        assert_eq!(run.prepare_cpu_ms(), 2.0);
+        assert_eq!((run.prepare_cpu_ms(), run.finish_cpu_ms()), (2.0, 101.0 / 16.0));
+        assert_eq!(run.transfer_cpu_s_per_gib(), 0.25);
     }
 
     #[test]

@@ -85,7 +85,7 @@ impl Runner {
             };
             let running = server.start(&setup).map_err(RunError::Server)?;
             let time = idle::watch_time(self.results.depth);
-            let run = idle::watch(server, running.pid(), time, &self.directory.join("strace.log"))
+            let run = idle::watch(server, running.pid(), time, &directory.join("strace.log"))
                 .map_err(RunError::machine("watch an idle server"))?;
             running.stop().map_err(RunError::Server)?;
             eprintln!("Idle {}: {} wake-ups", run.server, run.wakeup_count());
@@ -105,7 +105,7 @@ impl Runner {
         let running = case.server.start(&setup).map_err(RunError::Server)?;
         take_client_cpus(case.cores, self.results.machine.cpu_count)
             .map_err(RunError::machine("choose the client's processor"))?;
-        prepare_page_cache(case.page_cache, &self.directory, case.load.total_bytes())
+        prepare_page_cache(case.page_cache, &directory, case.load.total_bytes())
             .map_err(RunError::machine("prepare the page cache"))?;
         let meter = NoiseMeter::start().map_err(RunError::machine("read /proc"))?;
         let workload = workload_of(case, &running, self.results.seed);

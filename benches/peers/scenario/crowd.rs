@@ -69,20 +69,25 @@ pub(crate) fn section(results: &Results) -> Section {
     Section { markdown: text, plots: Vec::new() }
 }
 
-/// Leaves out idle connections for which a server with so many open files has no room: for each
-/// upload it holds a socket and a file. How many remain in all, if any were left out.
+/// Leaves out connections for which a server with so many open files has no room: for each upload
+/// it holds a socket and a file. One in a hundred stays active. How many remain, if any were left
+/// out.
 pub(crate) fn fit(cases: &mut [Case], open_files_max: u64) -> Option<usize> {
+    let all = cases.iter().map(|it| it.load.clients + it.load.idle_clients).max()?;
     let connections_max = usize::try_from(open_files_max.saturating_sub(SPARE_FILES) / 2);
-    let connections_max = connections_max.unwrap_or(usize::MAX);
-    let mut remaining = None;
-    for load in cases.iter_mut().map(|it| &mut it.load) {
-        let idle_clients_max = connections_max.saturating_sub(load.clients);
-        if load.idle_clients > idle_clients_max {
-            load.idle_clients = idle_clients_max;
-            remaining = Some(load.clients + load.idle_clients);
+    let remaining = connections_max.unwrap_or(usize::MAX) / 100 * 100;
+    if all <= remaining {
+        return None;
+    }
+    for Case { variant, load, .. } in cases {
+        if variant == ALONE || variant == AMONG {
+            load.clients = (remaining / 100).max(1);
+        }
+        if variant == AMONG {
+            load.idle_clients = remaining.saturating_sub(load.clients);
         }
     }
-    remaining
+    Some(remaining)
 }
 
 fn mebibytes(length: u64) -> f64 {
@@ -90,8 +95,8 @@ fn mebibytes(length: u64) -> f64 {
 }
 
 pub(crate) const UPLOADS: &str = "1,000 uploads";
-pub(crate) const ALONE: &str = "100 uploads alone";
-pub(crate) const AMONG: &str = "100 uploads among idle connections";
+pub(crate) const ALONE: &str = "active ones alone";
+pub(crate) const AMONG: &str = "active ones among idle connections";
 
 /// Journals, pipes, callbacks, listeners.
 const SPARE_FILES: u64 = 400;
@@ -107,10 +112,10 @@ mod tests {
     #[test]
     fn idle_connections_are_as_many_as_there_are_files_for() {
         let mut all = cases(Depth::Whole);
+        let counts = |it: &Case| (it.load.clients, it.load.idle_clients);
         assert_eq!(fit(&mut all, 1 << 20), None);
-        assert_eq!(all.last().unwrap().load.idle_clients, 9900);
+        assert_eq!(all.iter().map(counts).collect::<Vec<_>>(), [(1000, 0), (100, 0), (100, 9900)]);
         assert_eq!(fit(&mut all, 20_000), Some(9800));
-        assert_eq!(all.last().unwrap().load.idle_clients, 9700);
-        assert_eq!(all[0].load.clients, 1000, "who uploads is not left out");
+        assert_eq!(all.iter().map(counts).collect::<Vec<_>>(), [(1000, 0), (98, 0), (98, 9702)]);
     }
 }

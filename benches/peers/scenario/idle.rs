@@ -32,9 +32,7 @@ pub(crate) fn watch_time(depth: Depth) -> Duration {
 
 /// Looks at a process, first without a tracer, then with one. `log` is written.
 pub(crate) fn watch(server: Server, pid: u32, time: Duration, log: &Path) -> io::Result<IdleRun> {
-    // What a server does at its start is over then, and so are the time-outs of the connection that
-    // has seen whether it answers.
-    thread::sleep(SETTLE_TIME.min(time));
+    settle(pid)?;
     let before = context_switches(pid)?;
     thread::sleep(time);
     let after = context_switches(pid)?;
@@ -45,6 +43,21 @@ pub(crate) fn watch(server: Server, pid: u32, time: Duration, log: &Path) -> io:
         context_switch_count: switches_between(&before, &after),
         system_calls: trace(pid, time, log)?,
     })
+}
+
+/// Waits until nothing has happened for a while: what a server does at its start is over then, and
+/// so are the time-outs of the connection that has seen whether it answers.
+fn settle(pid: u32) -> io::Result<()> {
+    let mut before = context_switches(pid)?;
+    for _ in 0..SETTLE_COUNT_MAX {
+        thread::sleep(QUIET_TIME);
+        let after = context_switches(pid)?;
+        if switches_between(&before, &after) == 0 {
+            break;
+        }
+        before = after;
+    }
+    Ok(())
 }
 
 /// Of each thread of a process: how often it has left a processor (proc_pid_status(5)).
@@ -153,7 +166,9 @@ pub(crate) fn section(results: &Results) -> Section {
     Section { markdown, plots: Vec::new() }
 }
 
-const SETTLE_TIME: Duration = Duration::from_secs(8);
+/// Longer than the pauses between a server's time-outs of a connection that is over.
+const QUIET_TIME: Duration = Duration::from_secs(4);
+const SETTLE_COUNT_MAX: u32 = 8;
 const ATTACH_TIME: Duration = Duration::from_secs(1);
 
 const IDLE_TEXT: &str = "Context switches are counted by the kernel, without a tracer. System calls \

@@ -3,6 +3,7 @@
 use super::{Case, GIB, Load, MIB, OURS, Section, TWO_OF_1_MIB, Window};
 use crate::plot::{Chart, Group};
 use crate::results::{Depth, Results, Run, ScenarioName};
+use crate::stats::Series;
 use crate::table::{Table, median, with_range};
 
 pub(crate) fn cases(depth: Depth) -> Vec<Case> {
@@ -17,7 +18,7 @@ pub(crate) fn cases(depth: Depth) -> Vec<Case> {
         // The first round makes the files of the journal known, for which the shortest is enough.
         cases.push(Case { warms_up: index == 0, ..Case::new(name, OURS, load) });
     }
-    let total_bytes = depth.pick(4 * GIB, GIB, 4 * MIB);
+    let total_bytes = depth.pick(8 * GIB, 2 * GIB, 4 * MIB);
     for (index, name) in ACTIVE.into_iter().enumerate() {
         let clients = depth.pick([16, 100, 1000], [16, 100, 1000], [4, 8, 16])[index];
         let load = Load {
@@ -28,11 +29,11 @@ pub(crate) fn cases(depth: Depth) -> Vec<Case> {
     }
     for (index, name) in ACTIVE_SMALL.into_iter().enumerate() {
         let clients = depth.pick([16, 1000], [16, 1000], [4, 16])[index];
-        let load = Load::new(clients, total_bytes / 2 / clients as u64, TWO_OF_16_KIB);
+        let load = Load::new(clients, total_bytes / 4 / clients as u64, TWO_OF_16_KIB);
         cases.push(Case::new(name, OURS, load));
     }
     for (name, frame_bytes) in [(WHOLE_FRAMES, None), (CUT_FRAMES, Some(CHROMIUM_FRAME_BYTES))] {
-        let load = Load { frame_bytes, ..Load::new(16, total_bytes / 16, TWO_OF_1_MIB) };
+        let load = Load { frame_bytes, ..Load::new(16, total_bytes / 32, TWO_OF_1_MIB) };
         cases.push(Case::new(name, OURS, load));
     }
     cases
@@ -67,6 +68,12 @@ pub(crate) fn section(results: &Results) -> Section {
     section
 }
 
+/// Without what each file costs once: ticket, file, hand-over. With many files these are short, and
+/// it is the cost of a byte that must not grow with the number of connections.
+pub(crate) fn transfer_cpu(results: &Results, variant: &str) -> Series {
+    results.series(ScenarioName::Scale, variant, OURS.name(), Run::transfer_cpu_s_per_gib)
+}
+
 /// The first variant is what the others are compared with.
 fn table(results: &Results, variants: &[&str]) -> Table {
     let mut table = Table::new(&[
@@ -74,12 +81,16 @@ fn table(results: &Results, variants: &[&str]) -> Table {
         "files",
         "CPU-s/GiB",
         "× first row",
+        "while bytes move, CPU-s/GiB",
+        "× first row",
         "GiB/s",
         "ack p50, ms",
         "p99",
         "before the first byte, CPU-ms per file",
+        "after the last byte, CPU-ms per file",
     ]);
     let cpu = |variant| results.cpu(ScenarioName::Scale, variant, OURS.name());
+    let moving = |variant| transfer_cpu(results, variant);
     for variant in variants {
         let mut runs = results.runs(ScenarioName::Scale, variant, OURS.name());
         let Some(run) = runs.next() else { continue };
@@ -88,11 +99,14 @@ fn table(results: &Results, variants: &[&str]) -> Table {
             (*variant).to_owned(),
             run.files(),
             with_range(cpu(variant).summary()),
-            with_range(cpu(variant).ratio_to(&cpu(variants[0])).summary()),
+            median(cpu(variant).ratio_to(&cpu(variants[0])).summary()),
+            with_range(moving(variant).summary()),
+            with_range(moving(variant).ratio_to(&moving(variants[0])).summary()),
             median(figure(Run::gib_per_s)),
             median(figure(Run::ack_p50_ms)),
             median(figure(Run::ack_p99_ms)),
             median(figure(Run::prepare_cpu_ms)),
+            median(figure(Run::finish_cpu_ms)),
         ]);
     }
     table
