@@ -70,15 +70,19 @@ impl MemoryWatch {
         Self { pid, start: anonymous(pid), connected: None, end: None }
     }
 
-    pub(crate) fn look(&mut self, progress: &Progress) {
+    /// Whether the transfer is about to begin: its clock does not run yet.
+    pub(crate) fn look(&mut self, progress: &Progress) -> bool {
+        let is_transfer = progress.step == Step::Transfer;
         let slot = match progress.step {
-            Step::Prepare => return,
+            Step::Prepare => return false,
             Step::Transfer => &mut self.connected,
             Step::Finish | Step::Verify => &mut self.end,
         };
-        if slot.is_none() {
+        let begins = slot.is_none();
+        if begins {
             *slot = Some(anonymous(self.pid));
         }
+        begins && is_transfer
     }
 
     pub(crate) fn memory(&self, case: &Case, outcome: &Outcome) -> Memory {
@@ -145,7 +149,7 @@ mod tests {
     fn memory_is_looked_at_when_a_step_begins() {
         let mut watch = MemoryWatch::new(std::process::id());
         let mut look = |step| {
-            watch.look(&Progress {
+            let begins = watch.look(&Progress {
                 step,
                 elapsed: Duration::ZERO,
                 ready_count: 0,
@@ -154,10 +158,11 @@ mod tests {
                 acked_bytes: 0,
                 total_bytes: 0,
             });
-            (watch.connected.is_some(), watch.end.is_some())
+            (begins, watch.connected.is_some(), watch.end.is_some())
         };
-        assert_eq!(look(Step::Prepare), (false, false));
-        assert_eq!(look(Step::Transfer), (true, false));
-        assert_eq!(look(Step::Finish), (true, true));
+        assert_eq!(look(Step::Prepare), (false, false, false));
+        assert_eq!(look(Step::Transfer), (true, true, false));
+        assert_eq!(look(Step::Transfer), (false, true, false));
+        assert_eq!(look(Step::Finish), (false, true, true));
     }
 }

@@ -7,10 +7,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::syncfs;
-use workload::{Verify, Workload, WorkloadError};
+use workload::{Progress, Verify, Workload, WorkloadError};
 
 use crate::record::{MemoryWatch, Turn, record};
-use crate::results::{Depth, Results, Run};
+use crate::results::{Depth, Results, Run, ScenarioName};
 use crate::scenario::{Case, Scenario, Window, idle};
 use crate::server::{Running, Server, ServerError, Setup};
 use crate::surroundings::{
@@ -115,7 +115,14 @@ impl Runner {
             variant: case.variant.clone(),
             error,
         };
-        let outcome = workload::run(&workload, &mut |it| watch.look(it)).map_err(failed)?;
+        let mut on_progress = |progress: &Progress| {
+            // Thousands of files have just been made, which the disk must not be busy with when it
+            // is about connections. The clock does not run yet.
+            if watch.look(progress) && scenario.name == ScenarioName::Crowd {
+                let _ = sync_file_system(&directory);
+            }
+        };
+        let outcome = workload::run(&workload, &mut on_progress).map_err(failed)?;
         let noise = meter.stop().map_err(RunError::machine("read /proc"))?;
         running.stop().map_err(RunError::Server)?;
         fs::remove_dir_all(&directory).map_err(RunError::machine("remove what was stored"))?;
@@ -137,8 +144,7 @@ impl Runner {
         fs::create_dir_all(&directory).map_err(RunError::machine("create a directory"))?;
         // What the last run has removed, the file system's journal has to forget: not during the
         // next one.
-        let synced = File::open(&directory).and_then(|it| Ok(syncfs(it)?));
-        synced.map_err(RunError::machine("sync the file system"))?;
+        sync_file_system(&directory).map_err(RunError::machine("sync the file system"))?;
         Ok(directory)
     }
 
@@ -168,6 +174,11 @@ impl Runner {
         );
         is_peer && !is_wrong && self.results.depth != Depth::Check
     }
+}
+
+/// The one that a directory lies on.
+fn sync_file_system(directory: &Path) -> io::Result<()> {
+    Ok(syncfs(File::open(directory)?)?)
 }
 
 /// Removes what a run has stored, or one that was interrupted.
