@@ -9,7 +9,7 @@ use hdrhistogram::Histogram;
 use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
-use rustix::net::sockopt::{set_tcp_nodelay, socket_error};
+use rustix::net::sockopt::{set_tcp_congestion, set_tcp_nodelay, socket_error};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, connect, recv, socket_with};
 
 use crate::content::Block;
@@ -207,6 +207,9 @@ impl Crowd {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let socket = socket_with(family, SocketType::STREAM, flags, None).map_err(machine)?;
             set_tcp_nodelay(&socket, true).map_err(machine)?;
+            // BBR paces with timers, and then much of the client's sending is done, and billed, where
+            // the server's acknowledgements arrive. Where there is no CUBIC the machine's own stays.
+            let _ = set_tcp_congestion(&socket, "cubic");
             match connect(&socket, &self.server) {
                 Ok(()) | Err(Errno::INPROGRESS) => {}
                 Err(errno) => {
