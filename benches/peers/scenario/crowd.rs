@@ -9,7 +9,8 @@ pub(crate) fn cases(depth: Depth) -> Vec<Case> {
         idle_clients,
         ..Load::new(clients, file_bytes, Window::Announced)
     };
-    let many = depth.pick(load(1000, 16 * MIB, 0), load(1000, 4 * MIB, 0), load(50, MIB / 2 + 5, 0));
+    let many =
+        depth.pick(load(1000, 16 * MIB, 0), load(1000, 4 * MIB, 0), load(50, MIB / 2 + 5, 0));
     let (alone, among) = depth.pick(
         (load(100, 40 * MIB, 0), load(100, 40 * MIB, 9900)),
         (load(100, 10 * MIB, 0), load(100, 10 * MIB, 9900)),
