@@ -1,7 +1,10 @@
 //! One client's conversation: HTTP/1.1 requests, perhaps an upgrade, then an upload's messages.
 //!
 //! Bytes in, events out, answers in, bytes out; no socket and no clock. Reading and writing are
-//! separate: [`Connection::poll_event`] reads, everything else writes to the output.
+//! separate: [`Connection::poll_event`] reads, everything else writes to the output. What it waits for
+//! stands in `state`.
+
+mod state;
 
 use bytes::BytesMut;
 use engine::error::PeerError;
@@ -15,6 +18,7 @@ use crate::codec::request::{Framing, Head, HeadLimits, Method, RequestError, par
 use crate::codec::response::{CONTINUE, EncodeOptions, Response};
 use crate::dialect::incoming::{Command, Session};
 use crate::routes::{BackendCall, Route, Router};
+pub use state::{Pace, Wants};
 
 /// See the module.
 #[derive(Debug)]
@@ -42,36 +46,6 @@ pub enum Event<'a> {
     Command(Command),
     /// A frame or message came that is no news; the client is alive.
     Alive,
-}
-
-/// How a connection may receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wants {
-    /// Not before the answer that is due.
-    Nothing,
-    /// At most so many bytes, kept ones included.
-    Bytes(u32),
-    /// Bytes of a file: as many as there is room for.
-    FileBytes,
-    /// Everything, to throw it away.
-    Discard,
-}
-
-/// What the waiting for a client means, and so how long it may take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Between requests.
-    Idle,
-    /// Within a request, or between the upgrade and the confirmed upload.
-    Handshake,
-    /// An upload, at its own pace.
-    Upload,
-    /// The client was asked to agree to a cancellation; what it has sent before comes first.
-    Revoked,
-    /// Somebody else is to act.
-    Server,
-    /// Only the end is to come.
-    Ending,
 }
 
 #[derive(Debug)]
@@ -245,91 +219,6 @@ impl Connection {
         &mut self.out
     }
 
-    pub fn wants(&self) -> Wants {
-        if self.is_ending {
-            return Wants::Discard;
-        }
-        if self.out.len() > OUT_BYTES_MAX {
-            return Wants::Nothing;
-        }
-        match &self.phase {
-            Phase::Head | Phase::Body(_) => Wants::Bytes(INPUT_BYTES_MAX),
-            Phase::Answering(_) => Wants::Nothing,
-            Phase::Upload(it) if it.session.is_claiming() => Wants::Nothing,
-            Phase::Upload(it) if it.session.unacked_count() >= UNACKED_COUNT_MAX => Wants::Nothing,
-            Phase::Upload(it) if it.session.is_receiving() => Wants::FileBytes,
-            Phase::Upload(_) => Wants::Bytes(INPUT_BYTES_MAX),
-        }
-    }
-
-    /// So many bytes of the file come before anything that wants an answer.
-    pub fn expected_bytes(&self) -> u64 {
-        match &self.phase {
-            Phase::Upload(it) if it.session.is_receiving() => it.messages.expected_bytes(),
-            _ => 0,
-        }
-    }
-
-    pub fn pace(&self) -> Pace {
-        if self.is_ending {
-            return Pace::Ending;
-        }
-        match &self.phase {
-            Phase::Head => Pace::Idle,
-            Phase::Body(_) => Pace::Handshake,
-            Phase::Answering(_) => Pace::Server,
-            Phase::Upload(it) if it.session.is_in_handshake() => Pace::Handshake,
-            Phase::Upload(it) if it.session.is_revoked() => Pace::Revoked,
-            Phase::Upload(_) => Pace::Upload,
-        }
-    }
-
-    /// The last byte has been written.
-    pub fn is_ending(&self) -> bool {
-        self.is_ending
-    }
-
-    /// The last byte has been written and our direction may be closed. That of a WebSocket only
-    /// after both close frames (RFC 6455 section 7.1.1): proxies cut both directions when one ends,
-    /// and with them what the client still has to hear.
-    pub fn may_shut(&self) -> bool {
-        self.is_ending && !matches!(&self.phase, Phase::Upload(it) if it.awaits_close)
-    }
-
-    /// Up to where acknowledgements are due, if any are.
-    pub fn ack_due_bytes(&self) -> Option<u64> {
-        match &self.phase {
-            Phase::Upload(it) => it.session.ack_due_bytes(),
-            _ => None,
-        }
-    }
-
-    /// No message of the file is open or waits for its acknowledgement.
-    pub fn is_settled(&self) -> bool {
-        matches!(&self.phase, Phase::Upload(it) if it.session.is_settled())
-    }
-
-    /// It says which upload it is for, and has no answer to that yet.
-    pub fn is_claiming(&self) -> bool {
-        let is_claiming = matches!(&self.phase, Phase::Upload(it) if it.session.is_claiming());
-        is_claiming && !self.is_ending
-    }
-
-    /// Chunks may come.
-    pub fn is_receiving(&self) -> bool {
-        matches!(&self.phase, Phase::Upload(it) if it.session.is_receiving())
-    }
-
-    /// After the opening handshake.
-    pub fn is_websocket(&self) -> bool {
-        matches!(self.phase, Phase::Upload(_))
-    }
-
-    /// Everything is stored; only the outcome is to come.
-    pub fn is_waiting(&self) -> bool {
-        matches!(&self.phase, Phase::Upload(it) if it.session.is_waiting())
-    }
-
     /// Says no more, and waits for nothing: the client is gone.
     pub fn end(&mut self) {
         self.is_ending = true;
@@ -495,121 +384,4 @@ const UNACKED_COUNT_MAX: usize = 1024;
 const STRAY_BYTES_MAX: usize = 32 * 1024;
 
 #[cfg(test)]
-mod tests {
-    use std::time::SystemTime;
-
-    use super::*;
-    use crate::assets::Library;
-
-    const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
-    const HEALTH: &str = "GET /incoming/health HTTP/1.1\r\nHost: a\r\n\r\n";
-    const CANCEL: &str = "POST /incoming/backend/cancel_upload?id=\
-        00112233-4455-6677-8899-aabbccddeeff HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n";
-
-    fn router() -> Router {
-        let library = Library::new(SystemTime::UNIX_EPOCH);
-        Router {
-            library,
-            backend_behind_proxy: false,
-            is_draining: false,
-            dest_roots: Vec::new(),
-            keys: Default::default(),
-        }
-    }
-
-    /// Hands `bytes` in and says what came of it, in words.
-    fn read(connection: &mut Connection, bytes: &[u8]) -> (Vec<String>, Vec<u8>) {
-        let mut input = bytes;
-        let mut events = Vec::new();
-        while let Some(event) = connection.poll_event(&router(), DATE, &mut input) {
-            events.push(format!("{event:?}"));
-        }
-        (events, input.to_vec())
-    }
-
-    fn upgraded() -> Connection {
-        let mut connection = Connection::new();
-        let upgrade = "GET /incoming/frontend/upload_ws HTTP/1.1\r\nHost: a\r\n\
-            Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-        read(&mut connection, upgrade.as_bytes());
-        assert!(connection.is_websocket());
-        connection.out().clear();
-        connection
-    }
-
-    /// A client's frame whose mask is zero.
-    fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[first_byte, 0x80 | length, 0, 0, 0, 0], payload].concat()
-    }
-
-    fn statuses(connection: &mut Connection) -> Vec<String> {
-        let out = String::from_utf8_lossy(&connection.out().split()).into_owned();
-        out.split("HTTP/1.1 ").skip(1).map(|it| it[..3].to_owned()).collect()
-    }
-
-    #[test]
-    fn pipelined_requests_are_answered_in_order() {
-        let mut connection = Connection::new();
-        let (events, rest) = read(&mut connection, [HEALTH, CANCEL, HEALTH].concat().as_bytes());
-        assert_eq!(events.len(), 1);
-        assert_eq!(rest, HEALTH.as_bytes(), "not before the answer that is due");
-        assert_eq!(connection.wants(), Wants::Nothing);
-        connection.on_response(DATE, &Response::text(400, "id unknown"));
-        assert_eq!(read(&mut connection, &rest), (vec![], vec![]));
-        assert_eq!(statuses(&mut connection), ["200", "400", "200"]);
-    }
-
-    #[test]
-    fn a_broken_request_is_answered_and_ends_the_connection() {
-        let mut connection = Connection::new();
-        let bytes = [HEALTH, "GET / HTTP/1.1\r\n\r\n", HEALTH].concat();
-        assert_eq!(read(&mut connection, bytes.as_bytes()), (vec![], vec![]));
-        assert_eq!(statuses(&mut connection), ["200", "400"]);
-        assert!(connection.may_shut());
-        assert_eq!(connection.wants(), Wants::Discard);
-    }
-
-    #[test]
-    fn our_direction_stays_open_until_both_have_closed() {
-        let mut connection = upgraded();
-        connection.close(1001, "bye");
-        assert!(connection.is_ending() && !connection.may_shut());
-        read(&mut connection, &frame(0x82, b"still under way"));
-        read(&mut connection, &frame(0x89, b"ping"));
-        assert!(!connection.may_shut());
-        read(&mut connection, &frame(0x88, &1001u16.to_be_bytes()));
-        assert!(connection.may_shut());
-    }
-
-    #[test]
-    fn who_closes_first_is_answered() {
-        let mut connection = upgraded();
-        assert_eq!(read(&mut connection, &frame(0x88, &[])), (vec![], vec![]));
-        assert!(connection.may_shut());
-        assert_eq!(&connection.out()[..], [0x88, 2, 0x03, 0xe8]);
-    }
-
-    #[test]
-    fn an_unmasked_frame_fails_the_connection_at_once() {
-        let mut connection = upgraded();
-        assert_eq!(read(&mut connection, &[0x82, 0]), (vec![], vec![]));
-        assert!(connection.may_shut());
-        assert_eq!(connection.out()[2..4], 1002u16.to_be_bytes());
-    }
-
-    #[test]
-    fn nothing_is_said_after_the_end() {
-        let mut connection = upgraded();
-        connection.close(1001, "bye");
-        connection.out().clear();
-        connection.on_attached(0, 1);
-        connection.on_refused(PeerError::TicketUnknown);
-        connection.on_finished();
-        connection.close(1001, "bye");
-        connection.ping();
-        assert_eq!(connection.on_committed(1), None);
-        assert!(connection.out().is_empty());
-    }
-}
+mod tests;
