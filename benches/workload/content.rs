@@ -1,37 +1,22 @@
-//! What is in the files: one block of bytes in memory, from which the kernel sends, and for each
-//! message a key. What arrives is the block's bytes XOR the key, so that every message of every
-//! file has other contents although the same bytes are sent.
+//! What is in the files: one block of bytes in memory, and for each message a key. What arrives is
+//! the block's bytes XOR the key, so that every message of every file has other contents although
+//! the same bytes are sent.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::Errno;
-
-/// The bytes that are sent: a sealed file in memory, made once per process.
+/// The bytes that are sent, made once per process.
 #[derive(Debug)]
 pub(crate) struct Block {
-    pub(crate) file: File,
     pub(crate) bytes: Vec<u8>,
 }
 
 impl Block {
-    pub(crate) fn shared() -> Result<&'static Self, Errno> {
-        static BLOCK: OnceLock<Result<Block, Errno>> = OnceLock::new();
-        BLOCK.get_or_init(Self::new).as_ref().map_err(|it| *it)
-    }
-
-    fn new() -> Result<Self, Errno> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = File::from(memfd_create("workload", flags)?);
-        let bytes: Vec<u8> =
-            (0..BLOCK_BYTES as u64 / 8).flat_map(|it| mixed(it).to_le_bytes()).collect();
-        let written = file.write_all_at(&bytes, 0);
-        written.map_err(|it| Errno::from_io_error(&it).unwrap_or(Errno::IO))?;
-        // Pages on their way through a socket are these pages: nobody may change them.
-        fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW)?;
-        Ok(Self { file, bytes })
+    pub(crate) fn shared() -> &'static Self {
+        static BLOCK: OnceLock<Block> = OnceLock::new();
+        BLOCK.get_or_init(|| {
+            let words = 0..BLOCK_BYTES as u64 / 8;
+            Block { bytes: words.flat_map(|it| mixed(it).to_le_bytes()).collect() }
+        })
     }
 }
 
@@ -154,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_filled_in_is_what_the_definition_says() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         for (message_bytes, length_bytes) in [(1000, 10_001), (4096, 4096), (4099, 20_000), (1, 9)]
         {
             let shape = Shape::Messages(message_bytes);
@@ -174,7 +159,7 @@ mod tests {
 
     #[test]
     fn plain_contents_go_round_the_end_of_the_block() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let length_bytes = BLOCK_BYTES as u64 + 5000;
         let content = Content { seed: 3, file: 5, length_bytes, shape: Shape::Plain };
         let mut found = vec![0; length_bytes as usize];
@@ -184,7 +169,7 @@ mod tests {
 
     #[test]
     fn messages_files_and_seeds_differ() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let shape = Shape::Messages(4096);
         let mut seen = std::collections::HashSet::new();
         for (seed, file) in [(1, 0), (1, 1), (2, 0)] {
@@ -207,10 +192,5 @@ mod tests {
                 assert!(piece.start + piece.length_bytes <= BLOCK_BYTES as u64);
             }
         }
-    }
-
-    #[test]
-    fn nobody_can_change_what_is_sent() {
-        assert!(Block::shared().unwrap().file.write_at(b"x", 0).is_err());
     }
 }

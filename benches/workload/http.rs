@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn put_sends_the_file_in_one_request() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let mut upload = upload(Protocol::Put { path: "/dav/".into() }, 100_000);
         let mut out = Outbox::default();
         upload.on_connected(&mut out);
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn tus_makes_a_file_and_patches_it() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let protocol = Protocol::Tus { path: "/files/".into(), patch_bytes: Some(60_000) };
         let mut upload = upload(protocol, 100_000);
         let mut out = Outbox::default();

@@ -1,11 +1,14 @@
 //! What one client is about to say, and how it gets to the socket: heads from a small buffer, the
-//! payload from the block in memory, by the kernel itself.
+//! payload from the block in memory.
+//!
+//! By `send`, which copies, and not by `sendfile`, which would cost the client less: then the kernel's
+//! buffers are the block's own pages, and whether they lie in a cache when the server copies them out
+//! depends on what the server did before. Copied ones are fresh, as those of a network card are.
 
 use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::fs::sendfile;
 use rustix::io::Errno;
 use rustix::net::{SendFlags, send};
 
@@ -15,7 +18,7 @@ use crate::content::{Block, Piece};
 pub(crate) struct Outbox {
     parts: VecDeque<Part>,
     /// Of the part in front.
-    sent_bytes: u64,
+    sent_bytes: usize,
     /// When the kernel took the first byte of each message that is not acknowledged yet.
     pub(crate) first_bytes: VecDeque<Instant>,
 }
@@ -44,21 +47,12 @@ impl Outbox {
     pub(crate) fn flush(&mut self, socket: impl AsFd, block: &Block) -> Result<u64, Errno> {
         let mut flushed_bytes = 0;
         while let Some(part) = self.parts.front() {
-            let (sent, length) = match part {
-                Part::Words { bytes, .. } => {
-                    let more = self.parts.len() > 1;
-                    let more = if more { SendFlags::MORE } else { SendFlags::empty() };
-                    let rest = &bytes[self.sent_bytes as usize..];
-                    (send(&socket, rest, more | SendFlags::NOSIGNAL), bytes.len() as u64)
-                }
-                Part::Block(piece) => {
-                    let mut start = piece.start + self.sent_bytes;
-                    let left = (piece.length_bytes - self.sent_bytes) as usize;
-                    (sendfile(&socket, &block.file, Some(&mut start), left), piece.length_bytes)
-                }
-            };
+            let bytes = part.bytes(block);
+            let more = if self.parts.len() > 1 { SendFlags::MORE } else { SendFlags::empty() };
+            let flags = more | SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+            let sent = send(&socket, &bytes[self.sent_bytes..], flags);
             let sent = match sent {
-                Ok(sent) => sent as u64,
+                Ok(sent) => sent,
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => continue,
                 Err(errno) => return Err(errno),
@@ -66,9 +60,9 @@ impl Outbox {
             if let (Part::Words { begins_message: true, .. }, 0) = (part, self.sent_bytes) {
                 self.first_bytes.push_back(Instant::now());
             }
-            flushed_bytes += if matches!(part, Part::Block(_)) { sent } else { 0 };
+            flushed_bytes += if matches!(part, Part::Block(_)) { sent as u64 } else { 0 };
             self.sent_bytes += sent;
-            if self.sent_bytes == length {
+            if self.sent_bytes == bytes.len() {
                 self.parts.pop_front();
                 self.sent_bytes = 0;
             }
@@ -78,11 +72,17 @@ impl Outbox {
 
     #[cfg(test)]
     pub(crate) fn flat(&self, block: &Block) -> Vec<u8> {
-        let flat = self.parts.iter().flat_map(|it| match it {
-            Part::Words { bytes, .. } => bytes.as_slice(),
-            Part::Block(it) => &block.bytes[it.start as usize..][..it.length_bytes as usize],
-        });
+        let flat = self.parts.iter().flat_map(|it| it.bytes(block));
         flat.copied().collect()
+    }
+}
+
+impl Part {
+    fn bytes<'a>(&'a self, block: &'a Block) -> &'a [u8] {
+        match self {
+            Self::Words { bytes, .. } => bytes,
+            Self::Block(it) => &block.bytes[it.start as usize..][..it.length_bytes as usize],
+        }
     }
 }
 
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn what_goes_in_comes_out_however_little_the_socket_takes() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let (from, mut to) = UnixStream::pair().unwrap();
         from.set_nonblocking(true).unwrap();
         let mut out = Outbox::default();

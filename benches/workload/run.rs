@@ -22,10 +22,7 @@ pub(crate) fn run(
     on_progress: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, WorkloadError> {
     check(workload)?;
-    let block = Block::shared().map_err(|errno| WorkloadError::Machine {
-        what: "64 MiB of memory for what is sent",
-        errno,
-    })?;
+    let block = Block::shared();
     let web_app = match workload.protocol {
         Protocol::Incoming => {
             let host = workload.callback_host.as_deref();

@@ -178,14 +178,14 @@ mod tests {
         let shape = Shape::Messages(100_000);
         let content = Content { seed: 9, file: client as u64, length_bytes, shape };
         let mut bytes = vec![0; length_bytes as usize];
-        content.fill(Block::shared().unwrap(), 0, &mut bytes);
+        content.fill(Block::shared(), 0, &mut bytes);
         let path = directory.join(client.to_string());
         fs::write(&path, bytes).unwrap();
         Arrived { client, path, content }
     }
 
     fn verify_all(files: &[Arrived]) -> Result<usize, WorkloadError> {
-        verify(files, Block::shared().unwrap(), &mut |_| {})
+        verify(files, Block::shared(), &mut |_| {})
     }
 
     #[test]
@@ -196,8 +196,7 @@ mod tests {
             .map(|client| arrived(directory.path(), client, lengths[client]))
             .collect();
         let mut counts = Vec::new();
-        let verified =
-            verify(&files, Block::shared().unwrap(), &mut |count| counts.push(count)).unwrap();
+        let verified = verify(&files, Block::shared(), &mut |count| counts.push(count)).unwrap();
         assert_eq!(verified, files.len());
         assert_eq!(counts, [1, 2, 3, 4, 5, 6]);
         for offset in [0, (1 << 20) - 1, 1 << 20, (3 << 20) + 4096] {

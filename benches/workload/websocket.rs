@@ -367,7 +367,7 @@ mod tests {
 
     #[test]
     fn messages_carry_the_file_whatever_frames_they_are_cut_into() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         for (file_bytes, chunk_bytes, frame_bytes) in [
             (1_000_001, 300_000, None),
             (1_000_001, 300_000, Some(131_000)),
@@ -461,7 +461,7 @@ mod tests {
 
     #[test]
     fn pings_are_answered_and_parts_of_frames_waited_for() {
-        let block = Block::shared().unwrap();
+        let block = Block::shared();
         let mut upload = confirmed(&workload(25, 10, None));
         let mut out = Outbox::default();
         let ping = unmasked(PING, b"are you there");

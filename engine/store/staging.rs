@@ -344,7 +344,7 @@ impl<M> Store<M> {
     /// Leases staging for where the upload goes on. False: there is none.
     fn begin_staging(&mut self, now: Instant, slot: u32) -> bool {
         let wanted_bytes = self.lease_bytes_wanted(slot);
-        let Some(lease) = self.staging.lease(wanted_bytes) else { return false };
+        let Some(lease) = self.lease(wanted_bytes) else { return false };
         let part = self.slots[slot as usize].part.as_mut().expect("an occupied slot");
         assert!(part.current.is_none());
         let received = part.upload.received();
@@ -369,6 +369,17 @@ impl<M> Store<M> {
         true
     }
 
+    /// A quarter of `wanted_bytes` at least: who takes the crumbs of an exhausted pool makes small
+    /// writes of them, and crumbs again. Whoever waits gets what the next writes give back.
+    fn lease(&mut self, wanted_bytes: u32) -> Option<Slice> {
+        let lease = self.staging.lease(wanted_bytes)?;
+        if lease.length < wanted_bytes / 4 {
+            self.staging.release(lease);
+            return None;
+        }
+        Some(lease)
+    }
+
     /// A second lease, if there are plenty, so that a receive is not cut short.
     fn lease_ahead(&mut self, slot: u32) {
         let wanted_bytes = self.lease_bytes_wanted(slot);
@@ -380,7 +391,7 @@ impl<M> Store<M> {
             && part.lease_count() < LEASES_MAX
             && self.waiting.is_empty();
         if is_wanted {
-            let next = self.staging.lease(wanted_bytes);
+            let next = self.lease(wanted_bytes);
             self.part_mut(slot).next = next;
         }
     }
