@@ -24,12 +24,18 @@ pub const PART: Part = Part { name: "faults", run, control };
 
 fn run(_long: bool, _seed: u64) -> Report {
     let mut findings = Findings::default();
-    let cases: [fn(&mut Scene); 6] =
-        [full_disk, full_below, failing_disk, slow_disk, read_only, away];
+    let cases: [(&str, fn(&mut Scene)); 6] = [
+        ("full disk", full_disk),
+        ("full below", full_below),
+        ("failing disk", failing_disk),
+        ("slow disk", slow_disk),
+        ("read-only", read_only),
+        ("away", away),
+    ];
     let drivers = [Driver::Monoio, Driver::TokioUring, Driver::Epoll];
     for driver in drivers {
-        for case in cases {
-            let mut scene = Scene::new(driver);
+        for (fault, case) in cases {
+            let mut scene = Scene::new(driver, fault);
             case(&mut scene);
             findings.add(scene.end());
         }
@@ -40,7 +46,7 @@ fn run(_long: bool, _seed: u64) -> Report {
 
 /// A disk that says `ok` and has lost what was written while it failed.
 fn control(_seed: u64) -> Report {
-    let mut scene = Scene::new(Driver::Monoio);
+    let mut scene = Scene::new(Driver::Monoio, "failing disk");
     scene.durability = "written";
     for _ in 0..CONTROL_ATTEMPTS {
         failing_disk(&mut scene);
@@ -48,7 +54,7 @@ fn control(_seed: u64) -> Report {
             break;
         }
         let findings = scene.end();
-        scene = Scene::new(Driver::Monoio);
+        scene = Scene::new(Driver::Monoio, "failing disk");
         scene.durability = "written";
         drop(findings);
     }
@@ -205,6 +211,7 @@ fn away(scene: &mut Scene) {
 /// One fault: a file system and a world on it.
 struct Scene {
     driver: Driver,
+    fault: &'static str,
     durability: &'static str,
     world: Option<Arc<World>>,
     mount: Option<Mount>,
@@ -213,9 +220,10 @@ struct Scene {
 }
 
 impl Scene {
-    fn new(driver: Driver) -> Self {
+    fn new(driver: Driver, fault: &'static str) -> Self {
         let directories = [directory_in_memory(), directory_on_disk()];
-        Self { driver, durability: "synced", world: None, mount: None, disk: None, directories }
+        let durability = "synced";
+        Self { driver, fault, durability, world: None, mount: None, disk: None, directories }
     }
 
     fn world(&self) -> &World {
@@ -244,7 +252,8 @@ impl Scene {
     }
 
     fn mount_disk(&mut self) {
-        let disk = Disk::new(&self.directory("disk"), 256 << 20);
+        // Room enough that nobody is refused because what others are just being given counts twice.
+        let disk = Disk::new(&self.directory("disk"), 512 << 20);
         Kind::Ext4.make(&disk.file);
         self.mount_device(&disk.file);
         self.disk = Some(disk);
@@ -267,7 +276,7 @@ impl Scene {
     }
 
     fn stuck(&self, what: String) {
-        let what = format!("{:?}: {what}", self.driver);
+        let what = format!("{:?}: {}: {what}", self.driver, self.fault);
         self.world().find(|it| it.stuck.push(what));
     }
 
