@@ -85,7 +85,7 @@ fn choose(probed: io::Result<SyncProbe>) -> SyncMethod {
                     SyncMethod::Dsync => "O_DSYNC",
                     SyncMethod::Fdatasync => "fdatasync",
                 },
-                reason = "measured for writes of 1 MiB",
+                reason = "measured for writes of 2 MiB",
                 plain_us,
                 dsync_us,
                 "acknowledged bytes survive a power cut"

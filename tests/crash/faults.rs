@@ -24,7 +24,8 @@ pub const PART: Part = Part { name: "faults", run, control };
 
 fn run(_long: bool, _seed: u64) -> Report {
     let mut findings = Findings::default();
-    let cases: [(&str, fn(&mut Scene)); 6] = [
+    type Case = (&'static str, fn(&mut Scene));
+    let cases: [Case; 6] = [
         ("full disk", full_disk),
         ("full below", full_below),
         ("failing disk", failing_disk),

@@ -127,6 +127,7 @@ pub struct Server {
     child: Child,
     storage: Arc<TempDir>,
     log: Arc<Mutex<String>>,
+    log_reader: Option<thread::JoinHandle<()>>,
 }
 
 impl Server {
@@ -147,7 +148,7 @@ impl Server {
         let log = Arc::new(Mutex::new(String::new()));
         let stderr = child.stderr.take().expect("stderr is piped");
         let kept = Arc::clone(&log);
-        thread::spawn(move || {
+        let log_reader = thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let mut kept = kept.lock().unwrap();
                 kept.push_str(&line);
@@ -161,7 +162,8 @@ impl Server {
                 let _ = sender.send(line);
             }
         });
-        let mut server = Self { address: ([127, 0, 0, 1], 0).into(), child, storage, log };
+        let (address, log_reader) = (([127, 0, 0, 1], 0).into(), Some(log_reader));
+        let mut server = Self { address, child, storage, log, log_reader };
         loop {
             match receiver.recv_timeout(PATIENCE) {
                 Ok(line) => {
@@ -264,9 +266,13 @@ impl Server {
         kill_process(pid, signal).expect("signal the server");
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for its last words.
     pub fn exit_status(&mut self) -> ExitStatus {
-        wait_for_exit(&mut self.child)
+        let status = wait_for_exit(&mut self.child);
+        if let Some(reader) = self.log_reader.take() {
+            reader.join().expect("the log is read to its end");
+        }
+        status
     }
 }
 
