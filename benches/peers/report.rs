@@ -18,7 +18,7 @@ use crate::table::{Table, bytes, left_aligned, number};
 pub(crate) struct Report {
     /// What `peers measure` has written
     results: PathBuf,
-    /// Write README.md, plots and the figures to DIR/<processor>/<date>/ instead of showing the page
+    /// Write README.md, plots and the figures to DIR/PROCESSOR/DATE/ instead of showing the page
     #[arg(long, value_name = "DIR")]
     doc: Option<PathBuf>,
 }
